@@ -191,6 +191,10 @@ std::optional<DiskState> Sysfs::read(std::uint32_t index) const {
     return disk;
 }
 
+std::string Sysfs::node(std::uint32_t index) const {
+    return root_ + device_path(index).substr(1);
+}
+
 std::optional<std::uint64_t> Sysfs::block_size(std::uint32_t index) const {
     return queue_value(index, "logical_block_size");
 }

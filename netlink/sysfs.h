@@ -42,6 +42,8 @@ public:
     /// Nothing when there is no such disk. Never touches queue/: since 6.12 that can block while a
     /// connection is dead.
     std::optional<DiskState> read(std::uint32_t index) const;
+    /// Where the disk can be opened: device_path() below the root.
+    std::string node(std::uint32_t index) const;
     /// Logical block size; reads queue/, so only while all connections live.
     std::optional<std::uint64_t> block_size(std::uint32_t index) const;
     /// A number of queue/, with the same caution.

@@ -84,7 +84,8 @@ private:
 
 }  // namespace nbd
 
-/// Yields the value of a Result, or returns its error from the enclosing function.
+/// Yields the value of a Result, or returns its error from the enclosing function. Not behind other
+/// members in braces: both compilers leak those when it returns.
 #define TRY(expression)                                                      \
     __extension__({                                                          \
         auto&& try_result_ = (expression);                                   \

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: MIT
+// Attaches an export: negotiates, hands the sockets to the kernel, waits until the device is
+// usable.
+#include "client/attach.h"
+
+#include "client/base/log.h"
+#include "client/base/text.h"
+#include "client/ready.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <sched.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utility>
+
+namespace nbd {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr unsigned most_auto_connections = 4;
+constexpr std::uint64_t least_block_size = 512;
+/// A sysfs attribute is one page; the identifier must be readable there whole.
+constexpr std::size_t longest_backend = 1024;
+
+unsigned online_cpus() {
+    const long count = ::sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? static_cast<unsigned>(count) : 1;
+}
+
+/// How many connections to open. The driver refuses several without CAN_MULTI_CONN, and sockets
+/// beyond the number of CPUs carry no traffic.
+unsigned choose_connections(const AttachRequest& request, const ExportInfo& agreed,
+                            std::vector<std::string>& warnings) {
+    const bool allowed = agreed.has(TransmissionFlag::can_multi_conn);
+    if (!request.connections) return allowed ? std::min(online_cpus(), most_auto_connections) : 1;
+    if (*request.connections > 1 && !allowed) {
+        warnings.push_back(
+            "the server does not announce CAN_MULTI_CONN, using 1 connection instead of " +
+            std::to_string(*request.connections));
+        return 1;
+    }
+    return *request.connections;
+}
+
+Result<std::uint64_t> choose_block_size(const AttachRequest& request, const ExportInfo& agreed) {
+    const std::uint64_t minimum = agreed.block_sizes ? agreed.block_sizes->minimum : 1;
+    const std::uint64_t size = request.block_size.value_or(std::max(minimum, least_block_size));
+    const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    // Linux 7.x takes up to 64 KiB; anything below 7 at most a page. Let the kernel decide above
+    // that.
+    if (!std::has_single_bit(size) || size < least_block_size ||
+        size > std::max<std::uint64_t>(page, 65536))
+        return Error{Kind::usage,
+                     "cannot use block size " + std::to_string(size) +
+                         ": the kernel takes powers of two from 512 to the page size",
+                     "leave --block-size out"};
+    if (size < minimum)
+        return Error{Kind::refused,
+                     "cannot use block size " + std::to_string(size) +
+                         ": the server's minimum is " + std::to_string(minimum),
+                     "leave --block-size out, or give " + std::to_string(minimum)};
+    return size;
+}
+
+Result<std::uint64_t> choose_size(const AttachRequest& request, const ExportInfo& agreed,
+                                  std::uint64_t block_size, std::vector<std::string>& warnings) {
+    const std::uint64_t size = request.size.value_or(agreed.size);
+    if (size > agreed.size)
+        return Error{Kind::usage,
+                     "cannot make the device " + std::to_string(size) +
+                         " bytes large: the export has " + std::to_string(agreed.size),
+                     "leave --size out"};
+    const std::uint64_t whole = size - size % block_size;
+    if (whole == 0)
+        return Error{Kind::refused, "cannot attach the export: it has " + std::to_string(size) +
+                                        " bytes, less than one block of " +
+                                        std::to_string(block_size)};
+    if (whole != size)
+        warnings.push_back("the last " + std::to_string(size - whole) + " of " +
+                           std::to_string(size) + " bytes do not fill a block of " +
+                           std::to_string(block_size) + " and cannot be reached");
+    return whole;
+}
+
+std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned connections) {
+    if (request.io_timeout) return std::min(*request.io_timeout, max_timeout);
+    if (request.reconnect_for.value_or(0s) != 0s) return quick_timeout;
+    // Without anybody to reconnect, a slow answer is better than an I/O error.
+    return connections > 1 ? default_timeout : 0s;
+}
+
+std::string fresh_id() {
+    std::array<std::uint8_t, 8> bytes{};
+    // Never blocks for so few bytes once the pool is ready; before that any number will do.
+    [[maybe_unused]] const ssize_t count = ::getrandom(bytes.data(), bytes.size(), GRND_NONBLOCK);
+    std::string text;
+    for (const std::uint8_t byte : bytes) {
+        text += "0123456789abcdef"[byte >> 4];
+        text += "0123456789abcdef"[byte & 15];
+    }
+    return text;
+}
+
+std::string backend_for(const AttachRequest& request) {
+    if (!request.id.empty()) return request.id;
+    return to_uri(request.target).substr(0, longest_backend) + "#" + fresh_id();
+}
+
+/// Frees a device again unless the attachment succeeded.
+class Rollback {
+public:
+    Rollback(Kernel& kernel, const Sysfs& sysfs, std::uint32_t index,
+             const std::vector<Connection>& connections)
+        : kernel_(kernel), sysfs_(sysfs), index_(index), connections_(connections) {}
+    Rollback(const Rollback&) = delete;
+    Rollback& operator=(const Rollback&) = delete;
+    ~Rollback() {
+        if (done_) return;
+        // DISCONNECT sends to each socket first and would wait for one that does not take it.
+        for (const Connection& connection : connections_)
+            ::shutdown(connection.socket.get(), SHUT_RDWR);
+        if (auto freed = kernel_.disconnect(index_); !freed) log(Level::error, freed.error().what);
+        drop_stale_partitions(index_, sysfs_);
+    }
+    void commit() { done_ = true; }
+
+private:
+    Kernel& kernel_;
+    const Sysfs& sysfs_;
+    std::uint32_t index_;
+    const std::vector<Connection>& connections_;
+    bool done_ = false;
+};
+
+Error busy_error(const DiskState& disk) {
+    std::string by =
+        disk.backend && !disk.backend->empty() ? " to " + printable(*disk.backend) : "";
+    if (disk.pid > 0) by += " by process " + std::to_string(disk.pid);
+    return {Kind::busy, "cannot attach to " + device_path(disk.index) + ": it is attached" + by,
+            "leave the device out to take a free one, or detach it first"};
+}
+
+/// CONNECT with a bounded patience: a probing udev makes the device busy for a moment, and one that
+/// has just been destroyed is "going down". Both are refused before the sockets are touched, so
+/// they can be offered again; after any other failure they may be dead.
+Result<std::uint32_t> connect_patiently(const ConnectRequest& request, Kernel& kernel,
+                                        const Sysfs& sysfs, int cancel_fd) {
+    const Deadline deadline = Deadline::in(2s, cancel_fd);
+    for (;;) {
+        auto index = kernel.connect(request);
+        if (index) return index;
+        const Kind kind = index.error().kind;
+        if (request.index && kind == Kind::busy)
+            if (const auto disk = sysfs.read(*request.index); disk && disk->configured)
+                return busy_error(*disk);
+        const bool going_down =
+            kind == Kind::refused && request.index && !sysfs.read(*request.index);
+        if ((kind != Kind::busy && !going_down) || deadline.expired()) return index;
+        if (!pause_until(deadline.at_most(50ms)) && !deadline.expired())
+            return Error{Kind::cancelled, "interrupted"};
+    }
+}
+
+/// The largest request does not go with CONNECT, and the kernel keeps it from one use of a device
+/// to the next; before anybody else opens the node.
+void limit_requests(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs) {
+    constexpr std::string_view attribute = "max_sectors_kb";
+    // 0 takes back what the last use has set: since Linux 6.2, refused before.
+    if (auto reset = sysfs.write_queue(index, attribute, 0); !reset)
+        log(Level::debug, reset.error().what);
+    if (!agreed.block_sizes) return;
+    const std::uint64_t wanted = agreed.block_sizes->maximum / 1024;
+    if (sysfs.queue_value(index, attribute).value_or(0) <= wanted) return;
+    if (auto set = sysfs.write_queue(index, attribute, wanted); !set)
+        log(Level::warning, set.error().what);
+}
+
+/// 6.12 leaves WRITE_ZEROES on for the next user of an index (gone in 7.3).
+void warn_of_leftovers(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs) {
+    if (!agreed.has(TransmissionFlag::send_write_zeroes) &&
+        sysfs.queue_value(index, "write_zeroes_max_bytes").value_or(0) > 0)
+        log(Level::warning, device_path(index) +
+                                ": this kernel may send the server WRITE_ZEROES, which it "
+                                "does not offer; another device avoids that");
+}
+
+bool worth_another_round(Kind kind) {
+    switch (kind) {
+        case Kind::unreachable:
+        case Kind::refused:
+        case Kind::absent:
+        case Kind::protocol:
+        case Kind::mismatch:
+            return true;
+        default:
+            return false;
+    }
+}
+
+}  // namespace
+
+std::string_view without_fresh_id(std::string_view backend) {
+    return backend.substr(0, backend.rfind('#'));
+}
+
+Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadline& deadline) {
+    Plan plan;
+    plan.connections.push_back(TRY(dialer.dial(deadline)));
+    plan.agreed = plan.connections.front().info;
+    const unsigned count = choose_connections(request, plan.agreed, plan.warnings);
+    if (count > 1)
+        for (auto& more : TRY(dialer.dial_more(plan.connections.front(), count - 1, deadline)))
+            plan.connections.push_back(std::move(more));
+
+    ConnectRequest& kernel_request = plan.request;
+    kernel_request.index = request.index;
+    kernel_request.block_size = TRY(choose_block_size(request, plan.agreed));
+    kernel_request.size =
+        TRY(choose_size(request, plan.agreed, kernel_request.block_size, plan.warnings));
+    kernel_request.timeout = choose_timeout(request, count);
+    kernel_request.dead_conn_timeout =
+        std::min(request.reconnect_for.value_or(0s), max_dead_conn_timeout);
+    kernel_request.server_flags = plan.agreed.flags;
+    if (request.read_only)
+        kernel_request.server_flags |= static_cast<std::uint16_t>(TransmissionFlag::read_only);
+    kernel_request.backend = backend_for(request);
+    for (const Connection& connection : plan.connections)
+        kernel_request.sockets.push_back(connection.socket.get());
+    return plan;
+}
+
+Result<Plan> negotiate_patiently(const AttachRequest& request, Dialer& dialer, int cancel_fd,
+                                 const std::function<void(const Error&)>& on_retry) {
+    const Deadline patience = request.connect_for == forever
+                                  ? Deadline::at(Clock::time_point::max(), cancel_fd)
+                                  : Deadline::in(request.connect_for, cancel_fd);
+    for (Clock::duration pause = 100ms;; pause = std::min<Clock::duration>(pause * 2, 2s)) {
+        const Deadline round = Deadline::in(request.connect_timeout, cancel_fd);
+        auto resolved = dialer.resolve(round);
+        auto plan = resolved ? negotiate(request, dialer, round) : Result<Plan>(resolved.error());
+        if (plan || !worth_another_round(plan.error().kind) || patience.expired()) return plan;
+        on_retry(plan.error());
+        if (!pause_until(patience.at_most(pause)) && !patience.expired())
+            return Error{Kind::cancelled, "interrupted"};
+    }
+}
+
+std::string describe(const ConnectRequest& request) {
+    std::string text = "NBD_CMD_CONNECT";
+    const auto add = [&text](std::string_view name, const std::string& value) {
+        text += "\n  " + std::string(name) + ": " + value;
+    };
+    add("index", request.index ? std::to_string(*request.index) : "any");
+    add("size_bytes", std::to_string(request.size));
+    add("block_size_bytes", std::to_string(request.block_size));
+    add("timeout", format_duration(request.timeout));
+    add("dead_conn_timeout", format_duration(request.dead_conn_timeout));
+    std::string flags;
+    for (unsigned bit = 0; bit < 16; ++bit) {
+        const auto flag = static_cast<TransmissionFlag>(1U << bit);
+        if ((request.server_flags >> bit & 1U) != 0 && !flag_name(flag).empty())
+            flags += (flags.empty() ? "" : ",") + std::string(flag_name(flag));
+    }
+    add("server_flags", flags);
+    add("backend_identifier", printable(request.backend));
+    add("sockets", std::to_string(request.sockets.size()));
+    return text + "\n";
+}
+
+std::optional<std::uint32_t> find_same(const AttachRequest& request, const Sysfs& sysfs) {
+    const std::string wanted = request.id.empty() ? to_uri(request.target) : request.id;
+    for (const std::uint32_t index : sysfs.indexes()) {
+        const auto disk = sysfs.read(index);
+        if (!disk || !disk->configured || !disk->backend) continue;
+        const std::string_view backend = *disk->backend;
+        if (backend == wanted || (request.id.empty() && without_fresh_id(backend) == wanted))
+            return index;
+    }
+    return std::nullopt;
+}
+
+Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& kernel,
+                             const Sysfs& sysfs, const Settings& settings, int cancel_fd) {
+    const std::uint32_t index = TRY(connect_patiently(plan.request, kernel, sysfs, cancel_fd));
+    Rollback rollback(kernel, sysfs, index, plan.connections);
+    limit_requests(index, plan.agreed, sysfs);
+    warn_of_leftovers(index, plan.agreed, sysfs);
+    TRY(wait_until_usable(index, plan.request.size, sysfs, request.settle,
+                          Deadline::in(std::max(request.connect_timeout, 10s), cancel_fd)));
+    rollback.commit();
+
+    const auto now = std::chrono::system_clock::now();
+    const auto count = static_cast<unsigned>(plan.connections.size());
+    Attachment attachment{.status = {.index = index,
+                                     .backend = plan.request.backend,
+                                     .uri = to_uri(request.target),
+                                     .settings = settings,
+                                     .agreed = plan.agreed,
+                                     .block_size = plan.request.block_size,
+                                     .connections = count,
+                                     .timeout = plan.request.timeout,
+                                     .dead_conn_timeout = plan.request.dead_conn_timeout,
+                                     .attached_since = now,
+                                     .tls = request.target.tls.has_value(),
+                                     .pid = ::getpid(),
+                                     .state = LinkState::attached,
+                                     .state_since = now,
+                                     .live_connections = count,
+                                     .reconnects = 0,
+                                     .server = plan.connections.front().server,
+                                     .last_error = ""},
+                          .connections = {}};
+    attachment.connections = std::move(plan.connections);
+    return attachment;
+}
+
+}  // namespace nbd

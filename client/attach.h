@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// Attaches an export: negotiates, hands the sockets to the kernel, waits until the device is
+// usable.
+#pragma once
+
+#include "client/runtime.h"
+#include "client/session.h"
+#include "netlink/kernel.h"
+#include "netlink/sysfs.h"
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nbd {
+
+/// Request timeout of a device that reconnects when --io-timeout does not say: requests that were
+/// in flight on a dead connection come back only when their own timer fires, so it is short. The
+/// watchdog gives a server that answers more slowly more time.
+inline constexpr std::chrono::seconds quick_timeout{4};
+/// With several connections and no reconnecting; the driver would take the same for "none".
+inline constexpr std::chrono::seconds default_timeout{30};
+
+/// The export agreed on, connections for it, and what the kernel will be asked for.
+struct Plan {
+    std::vector<Connection> connections;
+    ExportInfo agreed;
+    ConnectRequest request;
+    std::vector<std::string> warnings;
+};
+
+/// What is attached, with our own descriptors of the sockets the kernel uses: to watch them and to
+/// shut them down, never to read or write.
+struct Attachment {
+    RuntimeStatus status;
+    std::vector<Connection> connections;
+};
+
+/// Dials and negotiates without touching the kernel. `dialer` has been resolved.
+Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadline& deadline);
+
+/// The same with the patience of --connect-for: rounds of --connect-timeout until one succeeds. A
+/// failed round that will be followed by another is told to `on_retry`.
+Result<Plan> negotiate_patiently(const AttachRequest& request, Dialer& dialer, int cancel_fd,
+                                 const std::function<void(const Error&)>& on_retry);
+
+/// What --dry-run prints.
+std::string describe(const ConnectRequest& request);
+
+/// An attached device that already is what `request` asks for (--idempotent), by backend
+/// identifier.
+std::optional<std::uint32_t> find_same(const AttachRequest& request, const Sysfs& sysfs);
+
+/// Hands over and returns when the device is usable; on any failure the device is free again.
+/// `settings` are remembered in the status for reattach.
+Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& kernel,
+                             const Sysfs& sysfs, const Settings& settings, int cancel_fd);
+
+/// The identifier without the "#fresh" suffix that hand_over() adds to the URI.
+std::string_view without_fresh_id(std::string_view backend);
+
+}  // namespace nbd

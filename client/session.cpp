@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+// Dials the servers of an export until a connection is past its handshake and fit for the kernel.
+#include "client/session.h"
+
+#include "client/base/text.h"
+#include "client/protocol/stream.h"
+
+#include <algorithm>
+#include <array>
+#include <thread>
+#include <utility>
+
+namespace nbd {
+
+namespace {
+
+/// The flags whose loss the driver would not notice: it goes on sending what was agreed on first.
+constexpr std::array driver_flags = {
+    TransmissionFlag::send_flush,     TransmissionFlag::send_fua,
+    TransmissionFlag::send_trim,      TransmissionFlag::send_write_zeroes,
+    TransmissionFlag::can_multi_conn,
+};
+
+/// Largest request a device may send that was agreed on without block sizes (protocol document,
+/// "Block size constraints").
+constexpr std::uint32_t default_maximum = 32 * 1024 * 1024;
+
+Error different(const std::string& server, const std::string& how) {
+    return {Kind::mismatch, "cannot use the export of " + server + ": " + how};
+}
+
+}  // namespace
+
+Result<void> check_same_export(const ExportInfo& agreed, const ExportInfo& now, std::uint64_t size,
+                               std::uint64_t block_size, const std::string& server) {
+    if (now.size < size)
+        return different(server, "it has shrunk from " + std::to_string(size) + " to " +
+                                     std::to_string(now.size) + " bytes");
+    if (now.has(TransmissionFlag::read_only) && !agreed.has(TransmissionFlag::read_only))
+        return different(server, "it has become read-only");
+    for (const TransmissionFlag flag : driver_flags)
+        if (agreed.has(flag) && !now.has(flag))
+            return different(server, "it has lost " + std::string(flag_name(flag)));
+    if (!now.block_sizes) return {};
+    if (now.block_sizes->minimum > block_size)
+        return different(server, "its minimum block size is " +
+                                     std::to_string(now.block_sizes->minimum) + " now");
+    const std::uint32_t maximum =
+        agreed.block_sizes ? agreed.block_sizes->maximum : default_maximum;
+    if (now.block_sizes->maximum < maximum)
+        return different(server, "its maximum block size is " +
+                                     std::to_string(now.block_sizes->maximum) + " now");
+    return {};
+}
+
+Dialer::Dialer(const AttachRequest& request)
+    : request_(request), addresses_(1 + request.alternates.size()) {}
+
+const Target& Dialer::target(std::size_t number) const {
+    return number == 0 ? request_.target : request_.alternates[number - 1];
+}
+
+Result<Dialer::Addresses> Dialer::look_up(const AttachRequest& request, const Deadline& deadline) {
+    Addresses addresses;
+    std::optional<Error> first_error;
+    const auto add = [&](const Target& target) {
+        auto found = nbd::resolve(target.endpoint, deadline);
+        addresses.push_back(found ? *std::move(found) : std::vector<Address>{});
+        if (!found && !first_error) first_error = std::move(found).error();
+    };
+    add(request.target);
+    for (const Target& alternate : request.alternates) add(alternate);
+    const bool none = std::all_of(addresses.begin(), addresses.end(),
+                                  [](const auto& list) { return list.empty(); });
+    if (none) return *std::move(first_error);
+    return addresses;
+}
+
+void Dialer::use(Addresses addresses) {
+    candidates_.clear();
+    candidate_target_.clear();
+    for (std::size_t number = 0; number < addresses_.size(); ++number) {
+        if (!addresses[number].empty()) addresses_[number] = std::move(addresses[number]);
+        for (Address address : addresses_[number]) {
+            address.tag = candidates_.size();
+            candidates_.push_back(std::move(address));
+            candidate_target_.push_back(number);
+        }
+    }
+    // Attempts under way carry the tags of the old list.
+    race_.clear();
+}
+
+Result<void> Dialer::resolve(const Deadline& deadline) {
+    use(TRY(look_up(request_, deadline)));
+    return {};
+}
+
+Result<Connection> Dialer::shake(ConnectRace::Winner winner, const Deadline& deadline) const {
+    const std::size_t number = candidate_target_[winner.address.tag];
+    Connection connection{.socket = std::move(winner.socket),
+                          .server = winner.address.text,
+                          .target = number,
+                          .address = winner.address.tag,
+                          .info = {}};
+    if (request_.preinit) {
+        connection.info.size = request_.size.value_or(0);
+        connection.info.flags = static_cast<std::uint16_t>(TransmissionFlag::has_flags);
+    } else {
+        SocketStream stream(connection.socket.get());
+        Handshake handshake = TRY(Handshake::start(stream, connection.server, deadline));
+        auto info = handshake.go(target(number).export_name, !request_.no_optgo);
+        if (!info) {
+            handshake.abort();
+            return std::move(info).error();
+        }
+        connection.info = *std::move(info);
+    }
+    TRY(prepare_for_kernel(connection.socket.get(), request_.keepalive));
+    return connection;
+}
+
+Result<Connection> Dialer::dial(const Deadline& deadline) {
+    std::vector<Address> left = candidates_;
+    std::optional<Error> first_error;
+    while (!left.empty()) {
+        auto winner = connect_any(left, deadline);
+        if (!winner) return first_error ? *std::move(first_error) : std::move(winner).error();
+        const std::size_t tag = winner->address.tag;
+        // A mute server must not use up the time of those after it.
+        const auto share = (deadline.time() - Clock::now()) / static_cast<int>(left.size());
+        auto connection = shake(*std::move(winner), deadline.at_most(share));
+        if (connection || connection.error().kind == Kind::cancelled) return connection;
+        if (!first_error) first_error = std::move(connection).error();
+        std::erase_if(left, [tag](const Address& address) { return address.tag == tag; });
+    }
+    return *std::move(first_error);
+}
+
+Result<std::vector<Connection>> Dialer::dial_more(const Connection& first, unsigned count,
+                                                  const Deadline& deadline) const {
+    std::vector<std::optional<Result<Connection>>> results(count);
+    {
+        std::vector<std::jthread> threads;
+        for (auto& result : results)
+            threads.emplace_back([this, &first, &deadline, &result] {
+                const std::array one = {candidates_[first.address]};
+                auto winner = connect_any(one, deadline);
+                result = winner ? shake(*std::move(winner), deadline)
+                                : Result<Connection>(std::move(winner).error());
+            });
+    }
+    std::vector<Connection> connections;
+    for (auto& result : results) {
+        Connection connection = TRY(std::move(*result));
+        if (connection.info.size != first.info.size || connection.info.flags != first.info.flags)
+            return different(connection.server, "two connections disagree on its size or flags");
+        connections.push_back(std::move(connection));
+    }
+    return connections;
+}
+
+std::size_t Dialer::candidates() const {
+    if (!only_) return candidates_.size();
+    return static_cast<std::size_t>(
+        std::count(candidate_target_.begin(), candidate_target_.end(), *only_));
+}
+
+std::optional<Error> Dialer::start_attempt() {
+    for (std::size_t tried = 0; tried < candidates_.size(); ++tried) {
+        const std::size_t candidate = turn_++ % candidates_.size();
+        if (only_ && candidate_target_[candidate] != *only_) continue;
+        race_.start(candidates_[candidate]);
+        return race_.empty() ? race_.last_error() : std::nullopt;
+    }
+    return std::nullopt;
+}
+
+std::optional<Result<Connection>> Dialer::advance(const Deadline& deadline) {
+    if (auto winner = race_.take_winner()) return shake(*std::move(winner), deadline);
+    if (race_.empty() && race_.last_error()) return Result<Connection>(*race_.last_error());
+    return std::nullopt;
+}
+
+}  // namespace nbd

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+// Keeps the process able to work while the root file system or swap waits for it.
+#pragma once
+
+#include "client/base/result.h"
+
+namespace nbd {
+
+/// For --essential: locks memory, declares the process an I/O flusher (Linux 5.6: its allocations
+/// never wait for I/O), takes it out of the OOM killer's reach. Call before connecting. The first
+/// step the kernel refuses is the error; the others are done all the same.
+Result<void> survive();
+
+/// Gives up every capability a running watchdog does not need and the way to get new ones.
+Result<void> drop_privileges();
+
+/// Marks the process for systemd's final killing spree: '@' as first character of argv[0]
+/// (systemd, "Storage Daemons for the Root File System"). Only right inside an initramfs.
+void mark_process(char** argv);
+
+/// Whether we run inside an initramfs (/etc/initrd-release exists).
+bool in_initramfs();
+
+}  // namespace nbd

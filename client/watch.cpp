@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: MIT
+// Runs the watchdog of one device: waits, tells step() what happened, does what it answers.
+#include "client/watch.h"
+
+#include "client/base/log.h"
+#include "client/base/text.h"
+#include "client/detach.h"
+#include "client/watchdog.h"
+#include "client/worker.h"
+
+#include <algorithm>
+#include <memory>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <optional>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+#include <utility>
+
+namespace nbd {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+/// A server that accepts but does not speak: the next address gets its turn after this.
+constexpr auto handshake_limit = 5s;
+/// Names are looked up again once an outage has lasted so long, and then at this pace.
+constexpr auto lookup_interval = 10s;
+
+/// Who ended a connection: the side that sent its FIN first, or a reset. Only TCP tells.
+DeathCause cause_of_death(int socket) {
+    tcp_info info{};
+    socklen_t length = sizeof info;
+    if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) != 0)
+        return DeathCause::unknown;
+    switch (info.tcpi_state) {
+        case TCP_FIN_WAIT1:
+        case TCP_FIN_WAIT2:
+        case TCP_CLOSING:
+            return DeathCause::timer;
+        case TCP_CLOSE_WAIT:
+        case TCP_LAST_ACK:
+        case TCP_CLOSE:
+            return DeathCause::peer;  // reset, or never answered any more
+        default:
+            return DeathCause::unknown;
+    }
+}
+
+/// The driver gives a socket it adopts its request timeout as send timeout
+/// (nbd_reconnect_socket()); one it does not need it leaves alone, and answers success all the
+/// same.
+bool was_adopted(int socket) {
+    timeval timeout{};
+    socklen_t length = sizeof timeout;
+    return ::getsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length) == 0 &&
+           (timeout.tv_sec != 0 || timeout.tv_usec != 0);
+}
+
+WatchConfig make_config(const AttachRequest& request, const RuntimeStatus& status) {
+    return {.device = device_name(status.index),
+            .connections = status.connections,
+            .reconnect_for = request.reconnect_for.value_or(0s),
+            .timeout = status.timeout,
+            .timeout_is_ours = !request.io_timeout,
+            .slow_delay = request.reconnect_delay,
+            .block_size = status.block_size,
+            .auto_resize = request.auto_resize,
+            .agreed = status.agreed};
+}
+
+class Watch {
+public:
+    Watch(const AttachRequest& request, Attachment attachment, Dialer dialer,
+          const WatchWorld& world, std::unique_ptr<LinkEvents> events, std::uint64_t size)
+        : request_(request),
+          world_(world),
+          status_(std::move(attachment.status)),
+          links_(std::move(attachment.connections)),
+          dialer_(std::move(dialer)),
+          events_(std::move(events)),
+          config_(make_config(request, status_)) {
+        state_.live = static_cast<unsigned>(links_.size());
+        state_.blind = config_.connections - state_.live;
+        state_.timeout = config_.timeout;
+        state_.size = state_.export_size = size;
+        state_.server = status_.server;
+        state_.reconnects = status_.reconnects;
+        state_.jitter = static_cast<std::uint32_t>(::getpid());
+        if (!links_.empty()) dialer_.stick_to(links_.front().target);
+        // After a fork or a drop of privileges only: the thread must share both.
+        if (!request_.essential) lookup_ = std::make_unique<Worker>();
+    }
+
+    void run() {
+        publish();
+        if (state_.blind > 0) tell(LinkSuspected{});
+        while (state_.phase != WatchState::Phase::ended) wait_once();
+    }
+
+private:
+    void tell(const WatchEvent& event) {
+        for (const WatchAction& action :
+             step(state_, config_, event, Clock::now(), dialer_.candidates()))
+            std::visit([this](const auto& concrete) { act(concrete); }, action);
+    }
+
+    void wait_once() {
+        std::vector<pollfd> fds = {{world_.signals.fd(), POLLIN, 0},
+                                   {events_ ? events_->fd() : -1, POLLIN, 0},
+                                   {worker_.fd(), POLLIN, 0},
+                                   {lookup_ ? lookup_->fd() : -1, POLLIN, 0}};
+        // POLLRDHUP alone: unread data must not wake us, the data is the kernel's.
+        for (const Connection& link : links_) fds.push_back({link.socket.get(), POLLRDHUP, 0});
+        for (const pollfd& attempt : dialer_.poll_list()) fds.push_back(attempt);
+        const auto wake = next_wake();
+        const int timeout = wake ? Deadline::at(*wake).poll_timeout() : -1;
+        if (::poll(fds.data(), fds.size(), timeout) < 0) return;
+
+        if (fds[0].revents != 0) take_signals();
+        if (fds[1].revents != 0) take_link_events();
+        if (fds[2].revents != 0) take_kernel_answer();
+        if (fds[3].revents != 0) take_addresses();
+        bury_dead_links();
+        if (state_.phase == WatchState::Phase::ended) return;
+        if (dialler_due()) take_dialled();
+        if (state_.phase == WatchState::Phase::dialling && !still_ours()) return tell(DeviceGone{});
+        look_up_again();
+        tell(TimePassed{});
+    }
+
+    std::optional<Clock::time_point> next_wake() const { return state_.wake_at(config_); }
+    bool dialler_due() const {
+        return dialer_.dialling() && state_.phase == WatchState::Phase::dialling;
+    }
+
+    /// The device is configured, and by the attachment we watch: an index is used again.
+    bool still_ours() const {
+        const auto disk = world_.sysfs.read(status_.index);
+        return disk && disk->configured && (!disk->backend || *disk->backend == status_.backend);
+    }
+
+    void take_signals() {
+        while (const auto number = world_.signals.take()) {
+            if (*number == SIGTERM) tell(Terminated{});
+            if (*number == SIGINT) tell(Interrupted{});
+            if (*number == SIGHUP) still_ours() ? tell(DialNow{}) : tell(DeviceGone{});
+        }
+    }
+
+    void take_link_events() {
+        const LinkEvents::Batch batch = events_->drain();
+        const bool ours = std::find(batch.indexes.begin(), batch.indexes.end(), status_.index) !=
+                          batch.indexes.end();
+        if (ours || batch.overrun) still_ours() ? tell(LinkSuspected{}) : tell(DeviceGone{});
+    }
+
+    void bury_dead_links() {
+        std::vector<pollfd> fds;
+        for (const Connection& link : links_) fds.push_back({link.socket.get(), POLLRDHUP, 0});
+        if (fds.empty() || ::poll(fds.data(), fds.size(), 0) <= 0) return;
+        if (!still_ours()) return tell(DeviceGone{});
+        for (std::size_t i = fds.size(); i-- > 0;) {
+            if (fds[i].revents == 0) continue;
+            const DeathCause cause = cause_of_death(fds[i].fd);
+            // Dead for us must be dead for the driver, or it would not take a new socket in its
+            // place.
+            ::shutdown(fds[i].fd, SHUT_RDWR);
+            links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
+            if (links_.empty() && state_.blind == 0) dialer_.stick_to(std::nullopt);
+            tell(LinkDied{cause});
+        }
+    }
+
+    void take_dialled() {
+        auto dialled = dialer_.advance(
+            Deadline::in(std::min<Clock::duration>(request_.connect_timeout, handshake_limit),
+                         world_.signals.fd()));
+        if (!dialled) return;
+        if (!*dialled) {
+            // A signal has interrupted the handshake: it is looked at next.
+            if (dialled->error().kind != Kind::cancelled) tell(AttemptFailed{dialled->error()});
+            return;
+        }
+        in_hand_ = **std::move(dialled);
+        tell(Dialled{in_hand_->info, in_hand_->server});
+    }
+
+    void take_kernel_answer() {
+        auto answer = worker_.take();
+        if (!answer) return;
+        const auto job = std::exchange(job_, Job::none);
+        if (!*answer && !still_ours()) return tell(DeviceGone{});
+        if (job == Job::hand_over) take_hand_over(*answer);
+        if (job == Job::resize) *answer ? tell(Resized{resize_to_}) : complain(answer->error());
+        if (job == Job::set_timeout && !*answer) complain(answer->error());
+        start_next_job();
+    }
+
+    void take_hand_over(const Result<void>& answer) {
+        if (!answer) return tell(HandOverFailed{answer.error()});
+        if (!in_hand_ || !was_adopted(in_hand_->socket.get())) return tell(NotAdopted{});
+        dialer_.stick_to(in_hand_->target);
+        links_.push_back(*std::exchange(in_hand_, std::nullopt));
+        tell(Adopted{});
+    }
+
+    void complain(const Error& error) { log(Level::warning, config_.device + ": " + error.what); }
+
+    void take_addresses() {
+        if (auto outcome = lookup_->take(); outcome && *outcome) {
+            dialer_.use(std::move(found_));
+            tell(DialNow{});
+        } else if (outcome && dialer_.candidates() == 0) {
+            tell(AttemptFailed{outcome->error()});
+        }
+    }
+
+    /// In a thread with a child process of its own. Never when the resolver's files may be on the
+    /// device.
+    void look_up_again() {
+        if (!lookup_ || lookup_->busy() || state_.phase != WatchState::Phase::dialling) return;
+        const auto now = Clock::now();
+        if (dialer_.candidates() > 0 &&
+            (now - state_.down_since < lookup_interval || now - last_lookup_ < lookup_interval))
+            return;
+        if (now - last_lookup_ < 1s) return;
+        last_lookup_ = now;
+        lookup_->start([this]() -> Result<void> {
+            found_ = TRY(Dialer::look_up(request_, Deadline::in(5s)));
+            return {};
+        });
+    }
+
+    // What step() asks for.
+
+    void act(const StartAttempt&) {
+        if (auto failed = dialer_.start_attempt()) tell(AttemptFailed{*std::move(failed)});
+    }
+    void act(const StopDialling&) { dialer_.stop(); }
+    void act(const DropConnection&) { in_hand_.reset(); }
+    void act(const Say& say) { log(say.level, say.text); }
+    void act(const Leave&) { world_.notifier.stopping(); }
+
+    void act(const HandOver& hand_over) {
+        enqueue(Job::hand_over, {.index = status_.index,
+                                 .backend = status_.backend,
+                                 .sockets = {in_hand_->socket.get()},
+                                 .timeout = hand_over.timeout});
+    }
+
+    void act(const SetTimeout& set) {
+        enqueue(Job::set_timeout,
+                {.index = status_.index, .backend = status_.backend, .timeout = set.timeout});
+    }
+
+    void act(const Resize& resize) {
+        resize_to_ = resize.size;
+        enqueue(Job::resize,
+                {.index = status_.index, .backend = status_.backend, .size = resize.size});
+    }
+
+    void act(const Publish&) { publish(); }
+
+    void act(const DetachAndLeave&) {
+        if (auto unused = check_unused(status_.index, world_.sysfs); !unused)
+            return complain(unused.error());
+        for (const Connection& link : links_) ::shutdown(link.socket.get(), SHUT_RDWR);
+        if (auto freed = world_.kernel.disconnect(status_.index); !freed)
+            return complain(freed.error());
+        tell(DeviceGone{});
+    }
+
+    enum class Job { none, hand_over, set_timeout, resize };
+
+    /// Kernel calls one after the other: each may take long, none may hold up the rest of us.
+    void enqueue(Job job, ReconfigureRequest request) {
+        queue_.emplace_back(job, std::move(request));
+        start_next_job();
+    }
+
+    void start_next_job() {
+        if (worker_.busy() || queue_.empty()) return;
+        auto [job, request] = std::move(queue_.front());
+        queue_.erase(queue_.begin());
+        job_ = job;
+        worker_.start([&kernel = world_.kernel, request = std::move(request)] {
+            return kernel.reconfigure(request);
+        });
+    }
+
+    void publish() {
+        const LinkState state = state_.link_state(config_);
+        if (state != status_.state) status_.state_since = std::chrono::system_clock::now();
+        status_.state = state;
+        status_.pid = ::getpid();
+        status_.live_connections =
+            state_.live + (state == LinkState::reconnecting ? 0 : state_.blind);
+        status_.reconnects = state_.reconnects;
+        status_.server = state_.server;
+        status_.last_error = state_.last_error;
+        if (auto written = publish_status(world_.runtime_directory, status_); !written)
+            log(Level::warning, written.error().what);
+        world_.notifier.status(describe_state());
+    }
+
+    std::string describe_state() const {
+        switch (status_.state) {
+            case LinkState::attached:
+                return "attached to " + status_.server;
+            case LinkState::degraded:
+                return std::to_string(status_.live_connections) + " of " +
+                       std::to_string(status_.connections) + " connections";
+            case LinkState::reconnecting:
+                return "reconnecting: " + printable(status_.last_error);
+            case LinkState::failing:
+                return "I/O fails: " + printable(status_.last_error);
+        }
+        return "";
+    }
+
+    AttachRequest request_;
+    WatchWorld world_;
+    RuntimeStatus status_;
+    std::vector<Connection> links_;
+    Dialer dialer_;
+    std::unique_ptr<LinkEvents> events_;
+    WatchConfig config_;
+    WatchState state_;
+
+    std::optional<Connection> in_hand_;  ///< dialled, not adopted yet
+    std::vector<std::pair<Job, ReconfigureRequest>> queue_;
+    Job job_ = Job::none;
+    std::uint64_t resize_to_ = 0;
+    Worker worker_;
+
+    Dialer::Addresses found_;
+    Clock::time_point last_lookup_{};
+    std::unique_ptr<Worker> lookup_;
+};
+
+}  // namespace
+
+Result<void> watch(const AttachRequest& request, Attachment attachment, Dialer dialer,
+                   const WatchWorld& world) {
+    const auto disk = world.sysfs.read(attachment.status.index);
+    if (!disk || !disk->configured)
+        return Error{Kind::absent, "cannot watch " + device_path(attachment.status.index) +
+                                       ": it is not attached"};
+    // Without events the links we hold are still seen; only a predecessor's are not.
+    auto events = world.kernel.link_events();
+    if (!events) log(Level::debug, events.error().what);
+    Watch(request, std::move(attachment), std::move(dialer), world,
+          events ? *std::move(events) : nullptr, disk->size)
+        .run();
+    return {};
+}
+
+}  // namespace nbd
