@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// The one table of attach options: values, limits, options that exclude each other.
 #include "client/attach_options.h"
 
 #include "client/base/text.h"

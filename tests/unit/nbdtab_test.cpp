@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// nbdtab lines, good and bad, old keys and new.
 #include "client/nbdtab.h"
 
 #include "client/attach_options.h"

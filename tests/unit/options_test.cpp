@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// The verb grammar: every verb and option, help, completion words, mistakes.
 #include "client/options.h"
 
 #include "client/attach_options.h"
