@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+# What scenarios share: assertions, bounded waiting, servers by name. Sourced as `. "$LAB/lib.sh"`.
+set -Eeuo pipefail
+trap 'echo "FAILED ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND (code $?)"' ERR
+
+declare -A server_address server_command server_pid
+code='' out='' err='' # of the last `run`
+load='' now=''
+
+# --- assertions
+
+fail() {
+    echo "FAILED ${BASH_SOURCE[-1]##*/}:${BASH_LINENO[-2]}: $*"
+    [ -z "$out" ] || printf 'stdout of the last command:\n%s\n' "$out"
+    [ -z "$err" ] || printf 'stderr of the last command:\n%s\n' "$err"
+    exit 1
+}
+
+check_eq() { # WHAT ACTUAL EXPECTED
+    [ "$2" = "$3" ] || fail "$1 is '$2', not '$3'"
+}
+
+check_match() { # WHAT ACTUAL REGEX
+    [[ $2 =~ $3 ]] || fail "$1 is '$2', which does not match '$3'"
+}
+
+# Runs COMMAND; $code, $out and $err say how it went. Files, not pipes: a daemon the command leaves
+# behind would keep a pipe open.
+run() {
+    code=0
+    "$@" >"$LAB_SCRATCH/out" 2>"$LAB_SCRATCH/err" || code=$?
+    out=$(<"$LAB_SCRATCH/out") err=$(<"$LAB_SCRATCH/err")
+}
+
+expect_exit() { # CODE COMMAND...
+    local expected=$1
+    shift
+    run "$@"
+    [ "$code" -eq "$expected" ] || fail "'$*' exits with $code, not $expected"
+}
+
+client() { timeout "${CLIENT_SECONDS:-30}" "$NBD_CLIENT" "$@"; }
+
+# Polls until COMMAND succeeds; fails after SECONDS.
+wait_until() {
+    local deadline=$((SECONDS + $1 + 1))
+    shift
+    until "$@"; do
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        sleep 0.05
+    done
+}
+
+milliseconds() { echo $((${EPOCHREALTIME/./} / 1000)); }
+
+# --- devices
+
+attached() { [ -e "/sys/block/${1#/dev/}/pid" ]; }
+detached() { ! attached "$1"; }
+device_bytes() { blockdev --getsize64 "$1"; }
+sum_of() { sha256sum <"$1" | cut -d ' ' -f 1; }
+
+# What the server's side must get is read past every cache of ours.
+device_sum() { dd if="$1" bs=1M iflag=direct status=none | sha256sum | cut -d ' ' -f 1; }
+
+random_file() { # FILE MEBIBYTES
+    head -c "$(($2 * 1048576))" /dev/urandom >"$1"
+}
+
+# --- servers: each has a NAME and an ADDRESS, /PATH or HOST:PORT
+
+listening() { # ADDRESS; looks at the kernel's tables, since one-shot servers would count a probe
+    case $1 in
+        /*) awk -v path="$1" '$4 == "00010000" && $8 == path { found = 1 } END { exit !found }' \
+                /proc/net/unix ;;
+        *) grep -qs "^ *[0-9]*: [0-9A-F]*:$(printf %04X "${1##*:}") [0-9A-F]*:0000 0A" \
+                /proc/net/tcp /proc/net/tcp6 ;;
+    esac
+}
+
+start_server() { # NAME ADDRESS COMMAND...
+    local name=$1
+    server_address[$name]=$2
+    shift 2
+    server_command[$name]=$(printf '%q ' "$@")
+    restart_server "$name"
+}
+
+restart_server() { # NAME; the same command again
+    launch_server "$1"
+    wait_until 15 listening "${server_address[$1]}" || {
+        cat "$LAB_SCRATCH/$1.log"
+        fail "server $1 does not listen on ${server_address[$1]}"
+    }
+}
+
+launch_server() { # NAME; does not wait until it listens
+    local name=$1 address=${server_address[$1]}
+    case $address in /*) rm -f "$address" ;; esac
+    # A session of its own, so that a signal reaches the children of a forking server too.
+    eval "exec setsid ${server_command[$name]}" </dev/null >>"$LAB_SCRATCH/$name.log" 2>&1 &
+    server_pid[$name]=$!
+}
+
+signal_server() { # NAME SIGNAL
+    kill -"$2" -- "-${server_pid[$1]}"
+}
+
+end_server() { # NAME [SIGNAL]
+    signal_server "$1" "${2:-TERM}"
+    wait "${server_pid[$1]}" 2>/dev/null || true
+}
+
+kill_server() { end_server "$1" KILL; }
+freeze_server() { signal_server "$1" STOP; }
+thaw_server() { signal_server "$1" CONT; }
+
+serve_nbdkit() { # NAME ADDRESS NBDKIT-ARG...
+    local name=$1 address=$2
+    shift 2
+    case $address in
+        /*) start_server "$name" "$address" nbdkit -f -U "$address" "$@" ;;
+        *) start_server "$name" "$address" nbdkit -f -i "${address%:*}" -p "${address##*:}" "$@" ;;
+    esac
+}
+
+serve_qemu_nbd() { # NAME ADDRESS QEMU-NBD-ARG...
+    local name=$1 address=$2
+    shift 2
+    case $address in
+        /*) start_server "$name" "$address" qemu-nbd -t -e 0 -f raw -k "$address" "$@" ;;
+        *) start_server "$name" "$address" \
+                qemu-nbd -t -e 0 -f raw -b "${address%:*}" -p "${address##*:}" "$@" ;;
+    esac
+}
+
+serve_nbd_server() { # NAME HOST:PORT EXPORT=FILE...
+    local name=$1 address=$2 entry
+    shift 2
+    {
+        printf '[generic]\nlistenaddr = %s\nport = %s\nallowlist = true\n' \
+            "${address%:*}" "${address##*:}"
+        for entry; do printf '[%s]\nexportname = %s\n' "${entry%%=*}" "${entry#*=}"; done
+    } >"$LAB_SCRATCH/$name.conf"
+    start_server "$name" "$address" nbd-server -d -C "$LAB_SCRATCH/$name.conf" -p "/run/$name.pid"
+}
+
+# --- the proxy that breaks connections
+
+start_proxy() { # NAME LISTEN TARGET
+    start_server "$1" "$2" "$LAB_TOOLS/lab_cut_proxy" "$2" "$3" "/run/$1.orders"
+}
+
+# Gives the proxy NAME an order and waits until it is carried out; prints the answer.
+order_proxy() { # NAME ORDER...
+    local name=$1 log="$LAB_SCRATCH/$1.log" before
+    shift
+    before=$(wc -l <"$log")
+    echo "$*" >"/run/$name.orders"
+    wait_until 10 lines_after "$log" "$before" || fail "proxy $name does not answer '$*'"
+    tail -n +$((before + 1)) "$log"
+    tail -n 1 "$log" | grep -q '^ok' || fail "proxy $name refuses '$*'"
+}
+
+lines_after() { # FILE COUNT
+    [ "$(wc -l <"$1")" -gt "$2" ]
+}
+
+# --- a verifying load, and what outages do to it
+
+start_load() { # DEVICE VERIFY-ARG...
+    rm -f "$LAB_SCRATCH/load-end"
+    "$LAB_TOOLS/lab_verify" "$1" --until-file "$LAB_SCRATCH/load-end" --pulse 100 \
+        --timeline "$LAB_SCRATCH/timeline" "${@:2}" >"$LAB_SCRATCH/load" 2>&1 &
+    load=$!
+}
+
+end_load() { # fails unless every operation succeeded and every block was right
+    touch "$LAB_SCRATCH/load-end"
+    local code=0
+    wait "$load" || code=$?
+    cat "$LAB_SCRATCH/load"
+    [ "$code" -eq 0 ] || fail "the load has failed"
+}
+
+load_runs() { kill -0 "$load"; }
+
+now_ms() { # sets $now, of the clock in the timeline, without forking
+    read -r now _ </proc/uptime
+    now=$((10#${now/./} * 10))
+}
+
+# Kills the server NAME, starts it again SECONDS later; when both were is noted for `figures`.
+outage() { # NAME SECONDS
+    local killed before last patience
+    now_ms && killed=$now
+    kill_server "$1"
+    sleep "$2"
+    launch_server "$1"
+    now_ms && last=$now before=$now patience=$((now + 30000))
+    # The last look that found nothing is the earliest time it can have been back.
+    until listening "${server_address[$1]}"; do
+        last=$before
+        now_ms && before=$now
+        [ "$now" -lt "$patience" ] || fail "server $1 does not come back"
+    done
+    echo "$killed $last" >>"$LAB_SCRATCH/outages"
+}
+
+# Per outage, in milliseconds after the server's return: `new`, the first completion of an operation
+# that began in the outage; `all`, the last completion of one that began before the return. One line:
+# outages=N new_median=N new_max=N all_max=N
+figures() {
+    awk '
+        BEGIN { n = 0 }
+        FNR == NR { killed[n] = $1; back[n++] = $2; next }
+        {
+            for (k = n - 1; k >= 0 && back[k] > $2; k--);
+            if (k < 0 || $1 > back[k]) next
+            if ($2 - back[k] > all) all = $2 - back[k]
+            if ($1 > killed[k] + 20 && (!(k in new) || $2 - back[k] < new[k])) new[k] = $2 - back[k]
+        }
+        END {
+            for (k in new) sorted[++count] = new[k]
+            for (i = 2; i <= count; i++)
+                for (j = i; j > 1 && sorted[j] < sorted[j - 1]; j--) {
+                    t = sorted[j]; sorted[j] = sorted[j - 1]; sorted[j - 1] = t
+                }
+            printf "outages=%d new_median=%d new_max=%d all_max=%d\n", count,
+                sorted[int((count + 1) / 2)], sorted[count], all
+        }' "$LAB_SCRATCH/outages" "$LAB_SCRATCH/timeline"
+}
+
+# --- looking at answers and sockets
+
+json() { # PYTHON-EXPRESSION over `d`, the document in $out
+    /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' \
+        "$1" <<<"$out"
+}
+
+connections_to() { # PORT; how many are established, seen from the server's side
+    awk -v port="$(printf ':%04X' "$1")" \
+        '$2 ~ port "$" && $4 == "01" { n++ } END { print n + 0 }' /proc/net/tcp
+}
+
+field() { # DEVICE COLUMN: one cell of the list
+    client list --raw --noheadings --bytes -o "$2" "$1"
+}
+
+field_is() { # DEVICE COLUMN VALUE
+    [ "$(field "$1" "$2")" = "$3" ]
+}
+
+await_field() { # SECONDS DEVICE COLUMN VALUE
+    wait_until "$1" field_is "$2" "$3" "$4" ||
+        fail "$3 of $2 is '$(field "$2" "$3")' and does not become '$4'"
+}
+
+client_processes() { # how many processes run the program under test
+    local exe n=0
+    for exe in /proc/[0-9]*/exe; do
+        [ ! "$exe" -ef "$NBD_CLIENT" ] || n=$((n + 1))
+    done
+    echo "$n"
+}
+
+no_clients_left() { [ "$(client_processes)" -eq 0 ]; }
