@@ -4,6 +4,7 @@
 #include "client/attach.h"
 
 #include "client/base/log.h"
+#include "client/base/process.h"
 #include "client/base/text.h"
 #include "client/ready.h"
 
@@ -88,13 +89,6 @@ Result<std::uint64_t> choose_size(const AttachRequest& request, const ExportInfo
     return whole;
 }
 
-std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned connections) {
-    if (request.io_timeout) return std::min(*request.io_timeout, max_timeout);
-    if (request.reconnect_for.value_or(0s) != 0s) return quick_timeout;
-    // Without anybody to reconnect, a slow answer is better than an I/O error.
-    return connections > 1 ? default_timeout : 0s;
-}
-
 std::string fresh_id() {
     std::array<std::uint8_t, 8> bytes{};
     // Never blocks for so few bytes once the pool is ready; before that any number will do.
@@ -146,6 +140,17 @@ Error busy_error(const DiskState& disk) {
             "leave the device out to take a free one, or detach it first"};
 }
 
+/// The lock of a device that may still have a watchdog on its way out.
+Result<RuntimeLock> lock_patiently(const std::string& directory, std::uint32_t index,
+                                   int cancel_fd) {
+    const Deadline deadline = Deadline::in(3s, cancel_fd);
+    for (;;) {
+        auto lock = RuntimeLock::take(directory, index);
+        if (lock || lock.error().kind != Kind::busy || deadline.expired()) return lock;
+        if (!pause_until(deadline.at_most(20ms)) && !deadline.expired()) return lock;
+    }
+}
+
 /// CONNECT with a bounded patience: a probing udev makes the device busy for a moment, and one that
 /// has just been destroyed is "going down". Both are refused before the sockets are touched, so
 /// they can be offered again; after any other failure they may be dead.
@@ -168,26 +173,50 @@ Result<std::uint32_t> connect_patiently(const ConnectRequest& request, Kernel& k
 }
 
 /// The largest request does not go with CONNECT, and the kernel keeps it from one use of a device
-/// to the next; before anybody else opens the node.
-void limit_requests(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs) {
+/// to the next; before anybody else opens the node. The answer is a warning, or empty.
+std::string limit_requests(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs) {
     constexpr std::string_view attribute = "max_sectors_kb";
     // 0 takes back what the last use has set: since Linux 6.2, refused before.
-    if (auto reset = sysfs.write_queue(index, attribute, 0); !reset)
-        log(Level::debug, reset.error().what);
-    if (!agreed.block_sizes) return;
-    const std::uint64_t wanted = agreed.block_sizes->maximum / 1024;
-    if (sysfs.queue_value(index, attribute).value_or(0) <= wanted) return;
-    if (auto set = sysfs.write_queue(index, attribute, wanted); !set)
-        log(Level::warning, set.error().what);
-}
-
-/// 6.12 leaves WRITE_ZEROES on for the next user of an index (gone in 7.3).
-void warn_of_leftovers(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs) {
+    static_cast<void>(sysfs.write_queue(index, attribute, 0));
+    const std::uint64_t wanted = agreed.block_sizes ? agreed.block_sizes->maximum / 1024 : 0;
+    if (wanted > 0 && sysfs.queue_value(index, attribute).value_or(0) > wanted)
+        if (auto set = sysfs.write_queue(index, attribute, wanted); !set) return set.error().what;
+    // 6.12 leaves WRITE_ZEROES on for the next user of an index (gone in 7.3).
     if (!agreed.has(TransmissionFlag::send_write_zeroes) &&
         sysfs.queue_value(index, "write_zeroes_max_bytes").value_or(0) > 0)
-        log(Level::warning, device_path(index) +
-                                ": this kernel may send the server WRITE_ZEROES, which it "
-                                "does not offer; another device avoids that");
+        return device_path(index) +
+               ": this kernel may send the server WRITE_ZEROES, which it does not offer; another "
+               "device avoids that";
+    return "";
+}
+
+/// In a child: since 6.12 a write to queue/ waits for requests in flight, and a server may have
+/// gone mute just after its handshake.
+Result<void> prepare_queue(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs,
+                           const Deadline& deadline) {
+    const std::string warning =
+        TRY(run_in_child([&] { return limit_requests(index, agreed, sysfs); }, 1024, deadline));
+    if (!warning.empty()) log(Level::warning, warning);
+    return {};
+}
+
+/// The first connection is open; the others must come if they were asked for by number, and may
+/// stay away (a server that limits its clients) if not.
+Result<void> add_connections(const AttachRequest& request, const Dialer& dialer,
+                             const Deadline& deadline, Plan& plan) {
+    const unsigned count = choose_connections(request, plan.agreed, plan.warnings);
+    if (count == 1) return {};
+    const Deadline limit = request.connections ? deadline : deadline.at_most(2s);
+    for (auto& more : dialer.dial_more(plan.connections.front(), count - 1, limit)) {
+        if (more)
+            plan.connections.push_back(*std::move(more));
+        else if (request.connections || more.error().kind == Kind::cancelled)
+            return std::move(more).error();
+    }
+    if (plan.connections.size() < count)
+        plan.warnings.push_back("the server takes only " + std::to_string(plan.connections.size()) +
+                                " of " + std::to_string(count) + " connections");
+    return {};
 }
 
 bool worth_another_round(Kind kind) {
@@ -205,18 +234,21 @@ bool worth_another_round(Kind kind) {
 
 }  // namespace
 
-std::string_view without_fresh_id(std::string_view backend) {
-    return backend.substr(0, backend.rfind('#'));
+std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned connections) {
+    if (request.io_timeout) return std::min(*request.io_timeout, max_timeout);
+    if (request.reconnect_for.value_or(0s) != 0s) return quick_timeout;
+    // Without anybody to reconnect, a slow answer is better than an I/O error.
+    return connections > 1 ? default_timeout : 0s;
 }
 
 Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadline& deadline) {
     Plan plan;
     plan.connections.push_back(TRY(dialer.dial(deadline)));
     plan.agreed = plan.connections.front().info;
-    const unsigned count = choose_connections(request, plan.agreed, plan.warnings);
-    if (count > 1)
-        for (auto& more : TRY(dialer.dial_more(plan.connections.front(), count - 1, deadline)))
-            plan.connections.push_back(std::move(more));
+    TRY(add_connections(request, dialer, deadline, plan));
+    const auto count = static_cast<unsigned>(plan.connections.size());
+    if (request.read_only)
+        plan.agreed.flags |= static_cast<std::uint16_t>(TransmissionFlag::read_only);
 
     ConnectRequest& kernel_request = plan.request;
     kernel_request.index = request.index;
@@ -227,8 +259,6 @@ Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadl
     kernel_request.dead_conn_timeout =
         std::min(request.reconnect_for.value_or(0s), max_dead_conn_timeout);
     kernel_request.server_flags = plan.agreed.flags;
-    if (request.read_only)
-        kernel_request.server_flags |= static_cast<std::uint16_t>(TransmissionFlag::read_only);
     kernel_request.backend = backend_for(request);
     for (const Connection& connection : plan.connections)
         kernel_request.sockets.push_back(connection.socket.get());
@@ -241,9 +271,10 @@ Result<Plan> negotiate_patiently(const AttachRequest& request, Dialer& dialer, i
                                   ? Deadline::at(Clock::time_point::max(), cancel_fd)
                                   : Deadline::in(request.connect_for, cancel_fd);
     for (Clock::duration pause = 100ms;; pause = std::min<Clock::duration>(pause * 2, 2s)) {
-        const Deadline round = Deadline::in(request.connect_timeout, cancel_fd);
-        auto resolved = dialer.resolve(round);
-        auto plan = resolved ? negotiate(request, dialer, round) : Result<Plan>(resolved.error());
+        auto resolved = dialer.resolve(Deadline::in(request.connect_timeout, cancel_fd));
+        auto plan =
+            resolved ? negotiate(request, dialer, Deadline::in(request.connect_timeout, cancel_fd))
+                     : Result<Plan>(resolved.error());
         if (plan || !worth_another_round(plan.error().kind) || patience.expired()) return plan;
         on_retry(plan.error());
         if (!pause_until(patience.at_most(pause)) && !patience.expired())
@@ -286,21 +317,23 @@ std::optional<std::uint32_t> find_same(const AttachRequest& request, const Sysfs
 }
 
 Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& kernel,
-                             const Sysfs& sysfs, const Settings& settings, int cancel_fd) {
+                             const Sysfs& sysfs, const Watched& watched, int cancel_fd) {
     const std::uint32_t index = TRY(connect_patiently(plan.request, kernel, sysfs, cancel_fd));
     Rollback rollback(kernel, sysfs, index, plan.connections);
-    limit_requests(index, plan.agreed, sysfs);
-    warn_of_leftovers(index, plan.agreed, sysfs);
-    TRY(wait_until_usable(index, plan.request.size, sysfs, request.settle,
-                          Deadline::in(std::max(request.connect_timeout, 10s), cancel_fd)));
+    std::optional<RuntimeLock> lock;
+    if (watched.stays) lock = TRY(lock_patiently(watched.runtime_directory, index, cancel_fd));
+    const Deadline deadline = Deadline::in(std::max(request.connect_timeout, 10s), cancel_fd);
+    TRY(prepare_queue(index, plan.agreed, sysfs, deadline));
+    TRY(wait_until_usable(index, plan.request.size, sysfs, request.settle, deadline));
     rollback.commit();
 
     const auto now = std::chrono::system_clock::now();
     const auto count = static_cast<unsigned>(plan.connections.size());
-    Attachment attachment{.status = {.index = index,
+    Attachment attachment{.lock = std::move(lock),
+                          .status = {.index = index,
                                      .backend = plan.request.backend,
                                      .uri = to_uri(request.target),
-                                     .settings = settings,
+                                     .settings = watched.settings,
                                      .agreed = plan.agreed,
                                      .block_size = plan.request.block_size,
                                      .connections = count,

@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,8 +35,10 @@ struct Plan {
 /// What is attached, with our own descriptors of the sockets the kernel uses: to watch them and to
 /// shut them down, never to read or write.
 struct Attachment {
+    std::optional<RuntimeLock> lock;  ///< held by a process that stays
     RuntimeStatus status;
     std::vector<Connection> connections;
+    bool predecessor_lives = false;  ///< the connections we do not hold are known to be alive
 };
 
 /// Dials and negotiates without touching the kernel. `dialer` has been resolved.
@@ -53,12 +56,18 @@ std::string describe(const ConnectRequest& request);
 /// identifier.
 std::optional<std::uint32_t> find_same(const AttachRequest& request, const Sysfs& sysfs);
 
-/// Hands over and returns when the device is usable; on any failure the device is free again.
-/// `settings` are remembered in the status for reattach.
-Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& kernel,
-                             const Sysfs& sysfs, const Settings& settings, int cancel_fd);
+/// What becomes of a device once it is attached.
+struct Watched {
+    bool stays = false;  ///< this process stays with it: take its lock
+    Settings settings;   ///< remembered in its status for reattach
+    std::string runtime_directory{default_runtime_directory};
+};
 
-/// The identifier without the "#fresh" suffix that hand_over() adds to the URI.
-std::string_view without_fresh_id(std::string_view backend);
+/// Hands over and returns when the device is usable; on any failure the device is free again.
+Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& kernel,
+                             const Sysfs& sysfs, const Watched& watched, int cancel_fd);
+
+/// The kernel's request timeout where --io-timeout does not say it.
+std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned connections);
 
 }  // namespace nbd

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,11 +42,14 @@ Result<std::optional<Background::Parent>> Background::split() {
         writing.reset();
         return std::optional(Parent{wait_for_report(reading.get(), child)});
     }
+    // Who waits for us and is killed has seen a failure: no device may turn up later.
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     report_ = std::move(writing);
     return std::optional<Parent>();
 }
 
 void Background::detach() {
+    ::prctl(PR_SET_PDEATHSIG, 0);
     ::setsid();
     // The working directory may have to be unmounted while we run.
     [[maybe_unused]] const int moved = ::chdir("/");

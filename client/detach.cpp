@@ -58,18 +58,19 @@ bool held_exclusively(std::uint32_t index, const Sysfs& sysfs) {
     return answer && *answer == "busy";
 }
 
-/// What is still in the page cache goes to the server before the connection ends. A server that
-/// does not answer must not keep the device: what is unused has been written back at its last
-/// close.
-void flush(std::uint32_t index, const Sysfs& sysfs) {
-    const auto answer = run_in_child(
+/// What is still in the page cache goes to the server before the connection ends. Fails when the
+/// server does not answer in time; where I/O fails at once there is nothing left to save.
+Result<void> flush(std::uint32_t index, const Sysfs& sysfs, Clock::duration limit) {
+    const auto done = run_in_child(
         [path = sysfs.node(index)]() -> std::string {
             const Fd node(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
             return node && ::fsync(node.get()) == 0 ? "done" : "failed";
         },
-        16, Deadline::in(5s));
-    if (!answer || *answer != "done")
-        log(Level::warning, "cannot flush " + device_path(index) + ": the server does not answer");
+        16, Deadline::in(limit));
+    if (done) return {};
+    return Error{Kind::unreachable,
+                 "cannot flush " + device_path(index) + ": the server does not answer",
+                 "--force detaches all the same"};
 }
 
 /// Shuts the watchdog's copies of the sockets down: a DISCONNECT that waits for a peer which takes
@@ -121,15 +122,24 @@ Result<void> wait_until_free(std::uint32_t index, const Sysfs& sysfs) {
 }
 
 /// The watchdog sees its live connections end, but in an outage it has none: HUP makes it look.
-void let_watchdog_leave(std::uint32_t index, const StoredStatus& stored,
-                        const std::string& runtime_directory) {
+void let_watchdog_leave(const StoredStatus& stored, const std::string& runtime_directory) {
     const Deadline deadline = Deadline::in(3s);
     ::kill(stored.status.pid, SIGHUP);
     while (!deadline.expired()) {
-        const auto now = read_status(runtime_directory, index);
+        const auto now = read_status(runtime_directory, stored.status.index);
         if (!now || !now->watched) return;
         pause_until(deadline.at_most(10ms));
     }
+}
+
+/// Between two attachments of a device served by ioctl nothing is configured, but somebody is about
+/// to change that.
+Result<void> end_holder(std::uint32_t index, const std::optional<StoredStatus>& stored,
+                        const std::string& runtime_directory) {
+    if (!stored || !stored->watched) return {};
+    remove_status(runtime_directory, index);
+    let_watchdog_leave(*stored, runtime_directory);
+    return {};
 }
 
 }  // namespace
@@ -146,31 +156,49 @@ Result<void> detach(std::uint32_t index, bool force, Kernel& kernel, const Sysfs
     if (!disk)
         return Error{Kind::absent, "cannot detach " + device_path(index) + ": no such device",
                      "nbd-client list shows what is attached"};
-    if (!disk->configured) return {};
+    auto stored = read_status(runtime_directory, index);
+    // Whoever watches a device may be detaching it itself.
+    if (stored && stored->status.pid == ::getpid()) stored->watched = false;
+    if (!disk->configured) return end_holder(index, stored, runtime_directory);
 
-    const auto stored = read_status(runtime_directory, index);
     // Nobody may open the node across a dead connection: the open would wait with it.
     const bool links_live = !stored || !stored->watched || stored->status.live_connections > 0;
     if (!force) {
         TRY(check_unused(index, sysfs));
         if (links_live && held_exclusively(index, sysfs)) return in_use(index, "somebody holds it");
     }
-    if (links_live) flush(index, sysfs);
+    if (links_live) {
+        auto flushed = flush(index, sysfs, force ? 5s : 30s);
+        if (!flushed && !force) return flushed;
+        if (!flushed) log(Level::warning, flushed.error().what);
+    }
     // Whoever serves the device by ioctl cannot tell a detach from a server's end but by this.
     if (!disk->backend) remove_status(runtime_directory, index);
     TRY(disconnect_with_timer(index, kernel, stored));
-    TRY(wait_until_free(index, sysfs));
-    if (stored && stored->watched) let_watchdog_leave(index, *stored, runtime_directory);
+    if (auto freed = wait_until_free(index, sysfs); !freed) {
+        // There is nothing left to watch, but the kernel shows the device until its last close.
+        if (stored && stored->watched) ::kill(stored->status.pid, SIGTERM);
+        return freed;
+    }
+    if (stored && stored->watched) let_watchdog_leave(*stored, runtime_directory);
     drop_stale_partitions(index, sysfs);
-    remove_status(runtime_directory, index);
+    if (stored && !is_attachment(sysfs.read(index), stored->status))
+        remove_status(runtime_directory, index);
     return {};
 }
 
 Result<void> detach_when_closed(std::uint32_t index, Kernel& kernel, const Sysfs& sysfs,
                                 const std::string& runtime_directory) {
     const auto disk = sysfs.read(index);
-    const bool unused = !disk || (check_unused(index, sysfs) && !held_exclusively(index, sysfs));
-    if (unused || !disk->configured) return detach(index, false, kernel, sysfs, runtime_directory);
+    if (!disk || !disk->configured) return detach(index, false, kernel, sysfs, runtime_directory);
+    const auto stored = read_status(runtime_directory, index);
+    if (stored && stored->watched && stored->status.live_connections == 0)
+        return Error{
+            Kind::unreachable,
+            "cannot detach " + device_path(index) + " when it is closed: no connection is alive",
+            "try again when the server is back, or detach --force"};
+    // The last close detaches; if nobody else has it open, ours is the last.
+    const Fd node(::open(sysfs.node(index).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     return kernel.reconfigure(
         {.index = index, .backend = disk->backend.value_or(""), .disconnect_on_close = true});
 }

@@ -18,11 +18,6 @@ std::optional<StoredStatus> believed_status(const std::string& directory, const 
     return stored;
 }
 
-/// An identifier of our making is the URI, '#' and a fresh id; a canonical URI has no '#'.
-std::string_view without_fresh_id(std::string_view id) {
-    return id.substr(0, id.rfind('#'));
-}
-
 std::optional<std::string> uri_in(std::string_view id) {
     const Result<Target> target = parse_uri(without_fresh_id(id));
     if (!target) return std::nullopt;

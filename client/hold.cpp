@@ -29,17 +29,21 @@ public:
           attachment_(std::move(attachment)),
           dialer_(std::move(dialer)),
           world_(world),
-          served_here_(!world.kernel.can_reconfigure()) {}
+          served_here_(!world.kernel.can_reconfigure()) {
+        if (const auto disk = world.sysfs.read(attachment_.status.index)) size_ = disk->size;
+    }
 
     Result<void> run() {
         for (;;) {
-            TRY(wait_for_end());
+            wait_for_end();
             if (!ended_) return {};
             if (asked_to_end_ || !served_here_ || request_.reconnect_for.value_or(0s) == 0s) break;
             log(Level::warning, name() + ": the server is gone, I/O fails until it returns");
-            TRY(attach_again());
+            attach_again();
+            if (asked_to_end_) return {};
         }
-        if (asked_to_end_) return {};
+        // A detach by somebody shuts the sockets before it frees the device.
+        if (asked_to_end_ || freed_soon()) return {};
         if (!served_here_) TRY(world_.kernel.disconnect(attachment_.status.index));
         return Error{Kind::unreachable,
                      "cannot keep " + device_path(attachment_.status.index) +
@@ -51,7 +55,7 @@ private:
     std::string name() const { return device_name(attachment_.status.index); }
 
     /// Returns with `ended_` set when the connections are gone, without it when we are to leave.
-    Result<void> wait_for_end() {
+    void wait_for_end() {
         ended_ = false;
         for (;;) {
             std::vector<pollfd> fds = {{world_.signals.fd(), POLLIN, 0},
@@ -61,11 +65,11 @@ private:
                 for (const Connection& connection : attachment_.connections)
                     fds.push_back({connection.socket.get(), POLLRDHUP, 0});
             if (::poll(fds.data(), fds.size(), -1) < 0) continue;
-            if (fds[0].revents != 0 && take_signals()) return {};
+            if (fds[0].revents != 0 && take_signals()) return;
             ended_ = fds[1].revents != 0 || (!served_here_ && bury_dead());
             if (ended_ && served_here_ && !has_status()) asked_to_end_ = true;
-            if (ended_) return {};
-            if (!served_here_ && !still_attached()) return {};
+            if (ended_) return;
+            if (!served_here_ && !still_attached()) return;
         }
     }
 
@@ -75,8 +79,14 @@ private:
     }
 
     bool still_attached() const {
-        const auto disk = world_.sysfs.read(attachment_.status.index);
-        return disk && disk->configured;
+        return is_attachment(world_.sysfs.read(attachment_.status.index), attachment_.status);
+    }
+
+    bool freed_soon() const {
+        const Deadline deadline = Deadline::in(1s);
+        while (still_attached() && !served_here_ && !deadline.expired())
+            pause_until(deadline.at_most(20ms));
+        return !still_attached() && !served_here_;
     }
 
     /// True when no connection is left of a device that is still attached.
@@ -94,39 +104,48 @@ private:
             if (*number == SIGHUP) continue;
             if (*number == SIGTERM && !served_here_) return true;
             // Without us the device would die under its user.
-            if (auto unused = check_unused(attachment_.status.index, world_.sysfs); !unused) {
-                log(Level::warning, unused.error().what);
+            auto freed = detach(attachment_.status.index, false, world_.kernel, world_.sysfs,
+                                world_.runtime_directory);
+            if (!freed) {
+                log(Level::warning, freed.error().what);
                 continue;
             }
             asked_to_end_ = true;
-            auto freed = world_.kernel.disconnect(attachment_.status.index);
-            if (!freed) log(Level::error, freed.error().what);
             if (!served_here_) return true;
         }
         return false;
     }
 
-    Result<void> attach_again() {
-        AttachRequest patient = request_;
-        patient.connect_for = forever;
-        const RuntimeStatus& status = attachment_.status;
-        for (;;) {
-            Plan plan = TRY(
-                negotiate_patiently(patient, dialer_, world_.signals.fd(), [](const Error&) {}));
-            plan.request.index = status.index;
-            auto same = check_same_export(status.agreed, plan.agreed, plan.request.size,
-                                          status.block_size, plan.connections.front().server);
-            auto index = same ? world_.kernel.connect(plan.request)
-                              : Result<std::uint32_t>(std::move(same).error());
-            if (index) {
-                attachment_.connections = std::move(plan.connections);
+    /// Goes on until it succeeds or we are to leave; no failure of an attempt is the end.
+    void attach_again() {
+        while (!asked_to_end_ && has_status()) {
+            if (auto attached = try_to_attach()) {
                 log(Level::warning,
                     name() + ": attached again to " + attachment_.connections.front().server);
-                return {};
+                return;
+            } else if (attached.error().kind != Kind::cancelled) {
+                log(Level::info, name() + ": " + attached.error().what);
             }
-            log(Level::warning, name() + ": " + index.error().what);
-            if (!pause_until(Deadline::in(2s, world_.signals.fd())) && take_signals()) return {};
+            pause_until(Deadline::in(1s, world_.signals.fd()));
+            take_signals();
         }
+        asked_to_end_ = true;
+    }
+
+    Result<void> try_to_attach() {
+        const Deadline deadline = Deadline::in(request_.connect_timeout, world_.signals.fd());
+        TRY(dialer_.resolve(deadline));
+        Plan plan = TRY(negotiate(request_, dialer_, deadline));
+        const RuntimeStatus& status = attachment_.status;
+        TRY(check_same_export(status.agreed, plan.connections.front().info,
+                              {size_, status.block_size, status.connections},
+                              plan.connections.front().server));
+        plan.request.index = status.index;
+        plan.request.size = size_;
+        plan.request.block_size = status.block_size;
+        TRY(world_.kernel.connect(plan.request));
+        attachment_.connections = std::move(plan.connections);
+        return {};
     }
 
     AttachRequest request_;
@@ -136,6 +155,7 @@ private:
     bool served_here_;
     bool ended_ = false;
     bool asked_to_end_ = false;
+    std::uint64_t size_ = 0;  ///< of the device, in bytes
 };
 
 }  // namespace

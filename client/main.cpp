@@ -5,7 +5,9 @@
 #include "client/options.h"
 #include "client/verbs.h"
 
+#include <fcntl.h>
 #include <string>
+#include <unistd.h>
 #include <variant>
 #include <vector>
 
@@ -17,9 +19,19 @@ int failure_status(const nbd::CommandLine& line, const nbd::Error& error) {
     return std::holds_alternative<nbd::CheckCommand>(line.command) ? 2 : 1;
 }
 
+/// A caller may have closed them; our sockets must not get their numbers.
+void open_missing_streams() {
+    int fd = -1;
+    do {
+        fd = ::open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    ::close(fd);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+    open_missing_streams();
     const std::vector<std::string> arguments(argv + (argc > 0 ? 1 : 0), argv + argc);
     const auto line = nbd::parse_command_line(arguments);
     if (!line) {

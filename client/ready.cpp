@@ -20,6 +20,8 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t probe_length = 4096;
+/// Largest logical block size of any kernel (7.x).
+constexpr std::size_t largest_block = 65536;
 
 /// The words after "cannot read /dev/nbd0: ", empty when all is well.
 std::string probe(const std::string& path, std::uint64_t size) {
@@ -71,6 +73,20 @@ Result<void> wait_until_usable(std::uint32_t index, std::uint64_t size, const Sy
     if (settle && ::access("/run/udev/control", F_OK) == 0)
         static_cast<void>(run_program({"udevadm", "settle", "--timeout=5"}, deadline.at_most(6s)));
     return {};
+}
+
+bool can_read(std::uint32_t index, std::uint64_t block_size, const Sysfs& sysfs,
+              const Deadline& deadline) {
+    const auto answer = run_in_child(
+        [&]() -> std::string {
+            // Untouched but in the child: costs the watchdog no memory.
+            alignas(largest_block) static std::array<std::byte, largest_block> block;
+            const Fd node(::open(sysfs.node(index).c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
+            const std::size_t length = std::min<std::uint64_t>(block_size, block.size());
+            return node && ::pread(node.get(), block.data(), length, 0) > 0 ? "alive" : "dead";
+        },
+        16, deadline);
+    return answer && *answer == "alive";
 }
 
 void drop_stale_partitions(std::uint32_t index, const Sysfs& sysfs) {

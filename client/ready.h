@@ -15,6 +15,10 @@ namespace nbd {
 Result<void> wait_until_usable(std::uint32_t index, std::uint64_t size, const Sysfs& sysfs,
                                bool settle, const Deadline& deadline);
 
+/// Whether a read of one block past every cache is answered. In a child, for the same reason.
+bool can_read(std::uint32_t index, std::uint64_t block_size, const Sysfs& sysfs,
+              const Deadline& deadline);
+
 /// Opens and closes the node of a free device: the kernel drops stale partitions only then.
 void drop_stale_partitions(std::uint32_t index, const Sysfs& sysfs);
 

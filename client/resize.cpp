@@ -41,16 +41,22 @@ Result<std::uint64_t> resize(std::uint32_t index, bool force, Kernel& kernel, co
     const auto disk = sysfs.read(index);
     if (!disk || !disk->configured) return cannot(index, Kind::absent, "it is not attached");
     const auto stored = read_status(runtime_directory, index);
-    if (!stored || stored->status.backend != disk->backend.value_or(""))
+    if (!stored || !is_attachment(disk, stored->status))
         return cannot(index, Kind::absent, "it is not known where it is attached to",
                       "it was not attached by this program, or /run has been emptied");
     const RuntimeStatus& status = stored->status;
+    // Since 6.12 a size change across a dead connection hangs until the kernel gives the connection
+    // up.
+    const bool waits = status.dead_conn_timeout != 0s;
+    if (waits && !stored->watched)
+        return cannot(
+            index, Kind::unreachable, "nobody watches it",
+            "nbd-client reattach " + device_name(index) + " makes sure that it is connected");
     if (stored->watched && status.live_connections < status.connections)
         return cannot(index, Kind::unreachable, "not every connection is alive", "try again later");
 
-    AttachRequest request;
+    AttachRequest request{.target = TRY(parse_uri(status.uri))};
     TRY(apply_settings(request, status.settings));
-    request.target = TRY(parse_uri(status.uri));
     const ExportInfo info = TRY(ask_info(request, Deadline::in(request.connect_timeout)));
     const std::uint64_t size = info.size - info.size % status.block_size;
     if (size == disk->size) return size;

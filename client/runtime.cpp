@@ -320,4 +320,12 @@ void remove_status(const std::string& directory, std::uint32_t index) {
     unlink(path_of(directory, index, ".json").c_str());
 }
 
+bool is_attachment(const std::optional<DiskState>& disk, const RuntimeStatus& status) {
+    return disk && disk->configured && (!disk->backend || *disk->backend == status.backend);
+}
+
+std::string_view without_fresh_id(std::string_view backend) {
+    return backend.substr(0, backend.rfind('#'));
+}
+
 }  // namespace nbd

@@ -5,6 +5,7 @@
 #include "client/base/fd.h"
 #include "client/protocol/handshake.h"
 #include "client/request.h"
+#include "netlink/sysfs.h"
 
 #include <chrono>
 #include <cstdint>
@@ -62,6 +63,13 @@ inline constexpr const char* default_runtime_directory = "/run/nbd";
 
 /// Replaces the status file by rename; needs the directory (made when missing) to be writable.
 Result<void> publish_status(const std::string& directory, const RuntimeStatus& status);
+
+/// Whether the disk is configured, and by the attachment the status is of: an index is used again.
+/// A kernel before 5.14 has no identifier to compare.
+bool is_attachment(const std::optional<DiskState>& disk, const RuntimeStatus& status);
+
+/// An identifier of our making is the URI, '#' and a fresh id; a canonical URI has no '#'.
+std::string_view without_fresh_id(std::string_view backend);
 
 struct StoredStatus {
     RuntimeStatus status;

@@ -16,9 +16,10 @@ namespace {
 
 /// The flags whose loss the driver would not notice: it goes on sending what was agreed on first.
 constexpr std::array driver_flags = {
-    TransmissionFlag::send_flush,     TransmissionFlag::send_fua,
-    TransmissionFlag::send_trim,      TransmissionFlag::send_write_zeroes,
-    TransmissionFlag::can_multi_conn,
+    TransmissionFlag::send_flush,
+    TransmissionFlag::send_fua,
+    TransmissionFlag::send_trim,
+    TransmissionFlag::send_write_zeroes,
 };
 
 /// Largest request a device may send that was agreed on without block sizes (protocol document,
@@ -31,18 +32,20 @@ Error different(const std::string& server, const std::string& how) {
 
 }  // namespace
 
-Result<void> check_same_export(const ExportInfo& agreed, const ExportInfo& now, std::uint64_t size,
-                               std::uint64_t block_size, const std::string& server) {
-    if (now.size < size)
-        return different(server, "it has shrunk from " + std::to_string(size) + " to " +
+Result<void> check_same_export(const ExportInfo& agreed, const ExportInfo& now,
+                               const DeviceShape& device, const std::string& server) {
+    if (now.size < device.size)
+        return different(server, "it has shrunk from " + std::to_string(device.size) + " to " +
                                      std::to_string(now.size) + " bytes");
     if (now.has(TransmissionFlag::read_only) && !agreed.has(TransmissionFlag::read_only))
         return different(server, "it has become read-only");
     for (const TransmissionFlag flag : driver_flags)
         if (agreed.has(flag) && !now.has(flag))
             return different(server, "it has lost " + std::string(flag_name(flag)));
+    if (device.connections > 1 && !now.has(TransmissionFlag::can_multi_conn))
+        return different(server, "it has lost can_multi_conn");
     if (!now.block_sizes) return {};
-    if (now.block_sizes->minimum > block_size)
+    if (now.block_sizes->minimum > device.block_size)
         return different(server, "its minimum block size is " +
                                      std::to_string(now.block_sizes->minimum) + " now");
     const std::uint32_t maximum =
@@ -63,8 +66,11 @@ const Target& Dialer::target(std::size_t number) const {
 Result<Dialer::Addresses> Dialer::look_up(const AttachRequest& request, const Deadline& deadline) {
     Addresses addresses;
     std::optional<Error> first_error;
+    std::size_t left = 1 + request.alternates.size();
     const auto add = [&](const Target& target) {
-        auto found = nbd::resolve(target.endpoint, deadline);
+        // A name server that does not answer for one must not use up the time of the others.
+        const auto share = (deadline.time() - Clock::now()) / static_cast<int>(left--);
+        auto found = nbd::resolve(target.endpoint, deadline.at_most(share));
         addresses.push_back(found ? *std::move(found) : std::vector<Address>{});
         if (!found && !first_error) first_error = std::move(found).error();
     };
@@ -76,19 +82,30 @@ Result<Dialer::Addresses> Dialer::look_up(const AttachRequest& request, const De
     return addresses;
 }
 
-void Dialer::use(Addresses addresses) {
-    candidates_.clear();
-    candidate_target_.clear();
+bool Dialer::use(Addresses addresses) {
+    std::vector<Address> candidates;
+    std::vector<std::size_t> candidate_target;
     for (std::size_t number = 0; number < addresses_.size(); ++number) {
         if (!addresses[number].empty()) addresses_[number] = std::move(addresses[number]);
         for (Address address : addresses_[number]) {
-            address.tag = candidates_.size();
-            candidates_.push_back(std::move(address));
-            candidate_target_.push_back(number);
+            address.tag = candidates.size();
+            candidates.push_back(std::move(address));
+            candidate_target.push_back(number);
         }
     }
+    if (std::ranges::equal(candidates, candidates_, {}, &Address::text, &Address::text))
+        return false;
+    candidates_ = std::move(candidates);
+    candidate_target_ = std::move(candidate_target);
     // Attempts under way carry the tags of the old list.
     race_.clear();
+    return true;
+}
+
+std::optional<std::size_t> Dialer::target_of(std::string_view address) const {
+    const auto found = std::ranges::find(candidates_, address, &Address::text);
+    if (found == candidates_.end()) return std::nullopt;
+    return candidate_target_[found->tag];
 }
 
 Result<void> Dialer::resolve(const Deadline& deadline) {
@@ -137,27 +154,23 @@ Result<Connection> Dialer::dial(const Deadline& deadline) {
     return *std::move(first_error);
 }
 
-Result<std::vector<Connection>> Dialer::dial_more(const Connection& first, unsigned count,
+std::vector<Result<Connection>> Dialer::dial_more(const Connection& first, unsigned count,
                                                   const Deadline& deadline) const {
-    std::vector<std::optional<Result<Connection>>> results(count);
-    {
-        std::vector<std::jthread> threads;
-        for (auto& result : results)
-            threads.emplace_back([this, &first, &deadline, &result] {
-                const std::array one = {candidates_[first.address]};
-                auto winner = connect_any(one, deadline);
-                result = winner ? shake(*std::move(winner), deadline)
-                                : Result<Connection>(std::move(winner).error());
-            });
-    }
-    std::vector<Connection> connections;
-    for (auto& result : results) {
-        Connection connection = TRY(std::move(*result));
+    const auto dial_one = [&]() -> Result<Connection> {
+        const std::array one = {candidates_[first.address]};
+        auto winner = TRY(connect_any(one, deadline));
+        Connection connection = TRY(shake(std::move(winner), deadline));
         if (connection.info.size != first.info.size || connection.info.flags != first.info.flags)
             return different(connection.server, "two connections disagree on its size or flags");
-        connections.push_back(std::move(connection));
-    }
-    return connections;
+        return connection;
+    };
+    std::vector<Result<Connection>> results;
+    for (unsigned i = 0; i < count; ++i) results.emplace_back(Error{});
+    std::vector<std::jthread> threads;
+    for (Result<Connection>& result : results)
+        threads.emplace_back([&dial_one, &result] { result = dial_one(); });
+    threads.clear();
+    return results;
 }
 
 std::size_t Dialer::candidates() const {
@@ -170,8 +183,7 @@ std::optional<Error> Dialer::start_attempt() {
     for (std::size_t tried = 0; tried < candidates_.size(); ++tried) {
         const std::size_t candidate = turn_++ % candidates_.size();
         if (only_ && candidate_target_[candidate] != *only_) continue;
-        race_.start(candidates_[candidate]);
-        return race_.empty() ? race_.last_error() : std::nullopt;
+        return race_.start(candidates_[candidate]);
     }
     return std::nullopt;
 }

@@ -40,7 +40,11 @@ public:
 
     /// Dials these from now on. A target without addresses keeps the ones it had: the resolver may
     /// live behind the very device we serve.
-    void use(Addresses addresses);
+    /// Whether that made a difference.
+    bool use(Addresses addresses);
+
+    /// Which target has the address of this text.
+    std::optional<std::size_t> target_of(std::string_view address) const;
 
     /// look_up() and use().
     Result<void> resolve(const Deadline& deadline);
@@ -48,8 +52,9 @@ public:
     /// Waits until one address gives the export; all are tried, the request's own target first.
     Result<Connection> dial(const Deadline& deadline);
 
-    /// `count` more connections to where `first` leads, in parallel; all must agree on the export.
-    Result<std::vector<Connection>> dial_more(const Connection& first, unsigned count,
+    /// `count` more connections to where `first` leads, in parallel, each agreeing with it on the
+    /// export or failed.
+    std::vector<Result<Connection>> dial_more(const Connection& first, unsigned count,
                                               const Deadline& deadline) const;
 
     // The same without waiting, for the watchdog.
@@ -60,7 +65,7 @@ public:
     /// How many addresses take their turn.
     std::size_t candidates() const;
     /// Starts one attempt at the next address in turn; older attempts stay under way. The error of
-    /// an attempt that has failed already, when no other is left.
+    /// the attempt that ended with this: refused at once, or the oldest of too many.
     std::optional<Error> start_attempt();
     std::vector<pollfd> poll_list() const { return race_.poll_list(); }
     /// Looks at the attempts; one that is connected is taken through the handshake, which waits
@@ -82,10 +87,17 @@ private:
     ConnectRace race_;
 };
 
-/// Whether `now` can carry on where `agreed` was: same or larger size, still writable if it was, no
-/// flag lost that the driver uses, block sizes the device already respects. Kind::mismatch
-/// otherwise. `size` and `block_size` are the device's, `server` names the peer in the sentence.
-Result<void> check_same_export(const ExportInfo& agreed, const ExportInfo& now, std::uint64_t size,
-                               std::uint64_t block_size, const std::string& server);
+/// What a reconnect must not change.
+struct DeviceShape {
+    std::uint64_t size = 0;  ///< bytes
+    std::uint64_t block_size = 512;
+    unsigned connections = 1;
+};
+
+/// Whether `now` can carry on where `agreed` was: not smaller than the device, still writable if it
+/// was, no flag lost that the driver uses, block sizes the device already respects. Kind::mismatch
+/// otherwise. `server` names the peer in the sentence.
+Result<void> check_same_export(const ExportInfo& agreed, const ExportInfo& now,
+                               const DeviceShape& device, const std::string& server);
 
 }  // namespace nbd

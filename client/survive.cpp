@@ -47,10 +47,11 @@ Result<void> survive() {
     return {};
 }
 
-Result<void> drop_privileges() {
+Result<void> drop_privileges(bool foreign_files) {
     // CAP_SYS_ADMIN is what the driver asks of whoever reconfigures a device; without CAP_IPC_LOCK
     // a process with locked memory cannot get more of it.
-    constexpr std::uint32_t kept = 1U << CAP_SYS_ADMIN | 1U << CAP_IPC_LOCK;
+    const std::uint32_t kept =
+        1U << CAP_SYS_ADMIN | 1U << CAP_IPC_LOCK | (foreign_files ? 1U << CAP_DAC_OVERRIDE : 0);
     for (int capability = 0; capability <= CAP_LAST_CAP; ++capability)
         if (capability >= 32 || (kept & 1U << capability) == 0)
             ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);

@@ -12,7 +12,8 @@ namespace nbd {
 Result<void> survive();
 
 /// Gives up every capability a running watchdog does not need and the way to get new ones.
-Result<void> drop_privileges();
+/// `foreign_files`: it has to reach sockets or files of other users again, by their paths.
+Result<void> drop_privileges(bool foreign_files);
 
 /// Marks the process for systemd's final killing spree: '@' as first character of argv[0]
 /// (systemd, "Storage Daemons for the Root File System"). Only right inside an initramfs.

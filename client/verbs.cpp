@@ -136,8 +136,9 @@ private:
 
     Result<void> detach_one(std::uint32_t index, const DetachCommand& command) {
         const auto disk = sysfs_.read(index);
+        const auto stored = read_status(default_runtime_directory, index);
         // A device that is free needs no driver to be so.
-        if (disk && !disk->configured) return {};
+        if (disk && !disk->configured && !(stored && stored->watched)) return {};
         if (!disk)
             return Error{Kind::absent, "cannot detach " + device_path(index) + ": no such device",
                          "nbd-client list shows what is attached"};

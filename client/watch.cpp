@@ -15,6 +15,7 @@
 #include <optional>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -30,6 +31,9 @@ using namespace std::chrono_literals;
 constexpr auto handshake_limit = 5s;
 /// Names are looked up again once an outage has lasted so long, and then at this pace.
 constexpr auto lookup_interval = 10s;
+constexpr auto longest_lookup_pause = 10min;
+/// How long connections of a predecessor keep us from dialling another server than theirs.
+constexpr auto blind_loyalty = 60s;
 
 /// Who ended a connection: the side that sent its FIN first, or a reset. Only TCP tells.
 DeathCause cause_of_death(int socket) {
@@ -79,8 +83,10 @@ public:
           const WatchWorld& world, std::unique_ptr<LinkEvents> events, std::uint64_t size)
         : request_(request),
           world_(world),
+          lock_(std::move(attachment.lock)),
           status_(std::move(attachment.status)),
           links_(std::move(attachment.connections)),
+          predecessor_lives_(attachment.predecessor_lives),
           dialer_(std::move(dialer)),
           events_(std::move(events)),
           config_(make_config(request, status_)) {
@@ -91,14 +97,24 @@ public:
         state_.server = status_.server;
         state_.reconnects = status_.reconnects;
         state_.jitter = static_cast<std::uint32_t>(::getpid());
-        if (!links_.empty()) dialer_.stick_to(links_.front().target);
-        // After a fork or a drop of privileges only: the thread must share both.
-        if (!request_.essential) lookup_ = std::make_unique<Worker>();
+        if (!links_.empty())
+            dialer_.stick_to(links_.front().target);
+        else if (config_.connections > 1)
+            dialer_.stick_to(dialer_.target_of(status_.server));
     }
+
+    ~Watch() {
+        // A lookup under way works on our members.
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const ssize_t written = ::write(stop_.get(), &one, sizeof one);
+        if (lookup_.busy()) static_cast<void>(wait_for(lookup_.fd(), POLLIN, Deadline::in(2s)));
+    }
+    Watch(const Watch&) = delete;
+    Watch& operator=(const Watch&) = delete;
 
     void run() {
         publish();
-        if (state_.blind > 0) tell(LinkSuspected{});
+        if (state_.blind > 0 && !predecessor_lives_) tell(LinkSuspected{});
         while (state_.phase != WatchState::Phase::ended) wait_once();
     }
 
@@ -113,7 +129,7 @@ private:
         std::vector<pollfd> fds = {{world_.signals.fd(), POLLIN, 0},
                                    {events_ ? events_->fd() : -1, POLLIN, 0},
                                    {worker_.fd(), POLLIN, 0},
-                                   {lookup_ ? lookup_->fd() : -1, POLLIN, 0}};
+                                   {lookup_.fd(), POLLIN, 0}};
         // POLLRDHUP alone: unread data must not wake us, the data is the kernel's.
         for (const Connection& link : links_) fds.push_back({link.socket.get(), POLLRDHUP, 0});
         for (const pollfd& attempt : dialer_.poll_list()) fds.push_back(attempt);
@@ -127,6 +143,8 @@ private:
         if (fds[3].revents != 0) take_addresses();
         bury_dead_links();
         if (state_.phase == WatchState::Phase::ended) return;
+        if (links_.empty() && Clock::now() - started_ > blind_loyalty)
+            dialer_.stick_to(std::nullopt);
         if (dialler_due()) take_dialled();
         if (state_.phase == WatchState::Phase::dialling && !still_ours()) return tell(DeviceGone{});
         look_up_again();
@@ -139,10 +157,7 @@ private:
     }
 
     /// The device is configured, and by the attachment we watch: an index is used again.
-    bool still_ours() const {
-        const auto disk = world_.sysfs.read(status_.index);
-        return disk && disk->configured && (!disk->backend || *disk->backend == status_.backend);
-    }
+    bool still_ours() const { return is_attachment(world_.sysfs.read(status_.index), status_); }
 
     void take_signals() {
         while (const auto number = world_.signals.take()) {
@@ -187,6 +202,8 @@ private:
             return;
         }
         in_hand_ = **std::move(dialled);
+        // `nbd-client resize` changes it behind our back.
+        if (const auto disk = world_.sysfs.read(status_.index)) state_.size = disk->size;
         tell(Dialled{in_hand_->info, in_hand_->server});
     }
 
@@ -212,26 +229,31 @@ private:
     void complain(const Error& error) { log(Level::warning, config_.device + ": " + error.what); }
 
     void take_addresses() {
-        if (auto outcome = lookup_->take(); outcome && *outcome) {
-            dialer_.use(std::move(found_));
-            tell(DialNow{});
-        } else if (outcome && dialer_.candidates() == 0) {
-            tell(AttemptFailed{outcome->error()});
+        const auto outcome = lookup_.take();
+        if (!outcome) return;
+        if (*outcome) {
+            lookup_pause_ = lookup_interval;
+            if (dialer_.use(std::move(found_))) tell(DialNow{});
+            return;
         }
+        // A resolver that hangs may be waiting for this very device.
+        lookup_pause_ = std::min<Clock::duration>(lookup_pause_ * 2, longest_lookup_pause);
+        if (dialer_.candidates() == 0) tell(AttemptFailed{outcome->error()});
     }
 
-    /// In a thread with a child process of its own. Never when the resolver's files may be on the
-    /// device.
+    /// In a thread with a child process of its own. Not when the resolver's files may be on the
+    /// device, unless there is nothing to dial without.
     void look_up_again() {
-        if (!lookup_ || lookup_->busy() || state_.phase != WatchState::Phase::dialling) return;
+        if (lookup_.busy() || state_.phase != WatchState::Phase::dialling) return;
         const auto now = Clock::now();
-        if (dialer_.candidates() > 0 &&
-            (now - state_.down_since < lookup_interval || now - last_lookup_ < lookup_interval))
+        const bool needed = dialer_.candidates() == 0;
+        const bool due = !request_.essential && now - state_.down_since > lookup_interval;
+        if ((!needed && !due) ||
+            now - last_lookup_ < (needed ? Clock::duration(1s) : lookup_pause_))
             return;
-        if (now - last_lookup_ < 1s) return;
         last_lookup_ = now;
-        lookup_->start([this]() -> Result<void> {
-            found_ = TRY(Dialer::look_up(request_, Deadline::in(5s)));
+        lookup_.start([this]() -> Result<void> {
+            found_ = TRY(Dialer::look_up(request_, Deadline::in(5s, stop_.get())));
             return {};
         });
     }
@@ -267,12 +289,10 @@ private:
     void act(const Publish&) { publish(); }
 
     void act(const DetachAndLeave&) {
-        if (auto unused = check_unused(status_.index, world_.sysfs); !unused)
-            return complain(unused.error());
-        for (const Connection& link : links_) ::shutdown(link.socket.get(), SHUT_RDWR);
-        if (auto freed = world_.kernel.disconnect(status_.index); !freed)
-            return complain(freed.error());
-        tell(DeviceGone{});
+        if (worker_.busy()) return complain({Kind::busy, "cannot detach now: reconnecting"});
+        auto freed =
+            detach(status_.index, false, world_.kernel, world_.sysfs, world_.runtime_directory);
+        freed ? tell(DeviceGone{}) : complain(freed.error());
     }
 
     enum class Job { none, hand_over, set_timeout, resize };
@@ -325,8 +345,10 @@ private:
 
     AttachRequest request_;
     WatchWorld world_;
+    std::optional<RuntimeLock> lock_;
     RuntimeStatus status_;
     std::vector<Connection> links_;
+    bool predecessor_lives_;
     Dialer dialer_;
     std::unique_ptr<LinkEvents> events_;
     WatchConfig config_;
@@ -339,8 +361,11 @@ private:
     Worker worker_;
 
     Dialer::Addresses found_;
+    Clock::time_point started_ = Clock::now();
     Clock::time_point last_lookup_{};
-    std::unique_ptr<Worker> lookup_;
+    Clock::duration lookup_pause_ = lookup_interval;
+    Fd stop_{::eventfd(0, EFD_CLOEXEC)};
+    Worker lookup_;
 };
 
 }  // namespace

@@ -21,7 +21,7 @@ struct WatchWorld {
     std::string runtime_directory;
 };
 
-/// Watches until the device is gone or a signal ends it; the caller holds the device's RuntimeLock.
+/// Watches until the device is gone or a signal ends it; `attachment` brings the lock.
 /// `attachment.connections` may be fewer than the device has: the others are a predecessor's.
 /// Returns normally when the watchdog has nothing more to do; an error only if it could not start.
 Result<void> watch(const AttachRequest& request, Attachment attachment, Dialer dialer,

@@ -49,14 +49,17 @@ public:
 
     void on(const Dialled& event) {
         if (state_.phase != Phase::dialling) return act(DropConnection{});
-        auto same = check_same_export(config_.agreed, event.info, state_.size, config_.block_size,
-                                      event.server);
+        auto same =
+            check_same_export(config_.agreed, event.info,
+                              {state_.size, config_.block_size, config_.connections}, event.server);
         if (!same) {
             act(DropConnection{});
             return failed(same.error());
         }
         state_.phase = Phase::handing_over;
         state_.next_attempt.reset();
+        // What is suspected from here on is not answered by this hand-over.
+        state_.suspect = false;
         state_.server = event.server;
         state_.export_size = event.info.size;
         act(StopDialling{});
@@ -74,8 +77,9 @@ public:
         state_.io_waits_since.reset();
         state_.failing = false;
         state_.last_error.clear();
-        if (state_.dead(config_) > 0 || (state_.suspect && state_.blind > 0)) {
-            dial_at_once();
+        if (state_.dead(config_) > 0 || state_.blind > 0) {
+            state_.suspect = state_.blind > 0;
+            dial_next();
             return publish();
         }
         recovered();
@@ -84,6 +88,7 @@ public:
     void on(const NotAdopted&) {
         if (state_.phase != Phase::handing_over) return;
         act(DropConnection{});
+        if (state_.suspect) return dial_at_once();
         if (state_.dead(config_) > 0) {
             // The driver has not seen the death yet that we have seen.
             state_.phase = Phase::dialling;
@@ -160,6 +165,7 @@ private:
         if (state_.attempts == 0 || now_ - state_.last_adopted > stable_after) {
             state_.down_since = now_;
             state_.failures = 0;
+            state_.adoptions = 0;
             state_.told = false;
             state_.phase = Phase::dialling;
             return dial_at_once();
@@ -172,6 +178,13 @@ private:
         state_.phase = Phase::dialling;
         state_.attempts = 0;
         attempt();
+    }
+
+    /// The server is there: each connection is dialled without a pause, but only once, or one that
+    /// dies after every adoption would keep us and the server busy.
+    void dial_next() {
+        state_.phase = Phase::dialling;
+        ++state_.adoptions < config_.connections ? attempt() : schedule();
     }
 
     void attempt() {
@@ -189,6 +202,9 @@ private:
     /// differ.
     void failed(const Error& error) {
         ++state_.failures;
+        // As far as we can tell nothing is left of the predecessor's connections.
+        if (state_.suspect && state_.live == 0 && !state_.io_waits_since)
+            state_.io_waits_since = state_.down_since;
         const bool differs = state_.last_error != error.what;
         state_.last_error = error.what;
         if (state_.failures < 2 && error.kind != Kind::mismatch) return;

@@ -104,8 +104,9 @@ struct WatchState {
     std::optional<Clock::time_point> io_waits_since;  ///< no connection is left
     std::optional<Clock::time_point> next_attempt;
     Clock::time_point last_adopted{};
-    unsigned attempts = 0;  ///< in this outage
-    unsigned failures = 0;  ///< in this outage
+    unsigned attempts = 0;   ///< in this outage
+    unsigned adoptions = 0;  ///< in this outage
+    unsigned failures = 0;   ///< in this outage
     DeathCause cause = DeathCause::unknown;
     bool failing = false;  ///< I/O fails: reconnect_for has passed
     bool told = false;     ///< the log knows of this outage

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +30,21 @@ void write_all_or_give_up(int fd, const std::string& text) {
         if (count <= 0 && errno != EINTR) return;
         if (count > 0) done += static_cast<std::size_t>(count);
     }
+}
+
+/// A child that hangs must not keep our sockets, our lock or the ends of pipes others wait for.
+/// Returns the descriptor's new number.
+int close_all_but(int fd) {
+    constexpr int first = STDERR_FILENO + 1;
+    // A program started from here must not keep our reader waiting.
+    if (fd != first) ::dup3(fd, first, O_CLOEXEC);
+    const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+        ::dup2(null.get(), stream);
+    // close_range(2) is of Linux 5.9.
+    if (::syscall(SYS_close_range, first + 1, ~0U, 0) != 0)
+        for (int number = first + 1; number < 1024; ++number) ::close(number);
+    return first;
 }
 
 Result<std::string> read_to_end(int fd, std::size_t limit, const Deadline& deadline) {
@@ -49,6 +65,7 @@ Result<std::string> read_to_end(int fd, std::size_t limit, const Deadline& deadl
 /// behind: waiting for it would be waiting for ourselves.
 void end_child(pid_t child, int pipe) {
     ::kill(child, SIGKILL);
+    ::kill(-child, SIGKILL);  // and the program it has started
     // Its death closes the other end of the pipe.
     const bool gone = read_to_end(pipe, 4096, Deadline::in(1s)).has_value();
     while (::waitpid(child, nullptr, gone ? 0 : WNOHANG) < 0 && errno == EINTR) {
@@ -67,10 +84,10 @@ Result<std::string> run_in_child(const std::function<std::string()>& work, std::
     const pid_t child = ::fork();
     if (child < 0) return errno_error(Kind::internal, "start a child process", errno);
     if (child == 0) {
-        // Its copies of our sockets and locks must not outlive us.
+        ::setpgid(0, 0);
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-        reading.reset();
-        write_all_or_give_up(writing.get(), work());
+        const int report = close_all_but(writing.release());
+        write_all_or_give_up(report, work());
         ::_exit(0);
     }
     writing.reset();
@@ -85,8 +102,6 @@ Result<int> run_program(const std::vector<std::string>& arguments, const Deadlin
         for (const std::string& argument : arguments)
             argv.push_back(const_cast<char*>(argument.c_str()));
         argv.push_back(nullptr);
-        const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-        for (const int stream : {0, 1, 2}) ::dup2(null.get(), stream);
         sigset_t none;
         sigemptyset(&none);
         ::sigprocmask(SIG_SETMASK, &none, nullptr);

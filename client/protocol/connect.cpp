@@ -224,15 +224,18 @@ Result<std::vector<Address>> resolve(const Endpoint& endpoint, const Deadline& d
     return resolve_tcp(*std::get_if<TcpEndpoint>(&endpoint), deadline);
 }
 
-void ConnectRace::start(const Address& address) {
+std::optional<Error> ConnectRace::start(const Address& address) {
     Fd socket(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!socket ||
         (::connect(socket.get(), generic(address), address.length) != 0 && errno != EINPROGRESS)) {
         last_error_ = connect_error(address, errno);
-        return;
+        return last_error_;
     }
-    if (attempts_.size() == limit) attempts_.pop_front();
     attempts_.push_back({std::move(socket), address});
+    if (attempts_.size() <= limit) return std::nullopt;
+    last_error_ = connect_error(attempts_.front().address, ETIMEDOUT);
+    attempts_.pop_front();
+    return last_error_;
 }
 
 std::vector<pollfd> ConnectRace::poll_list() const {

@@ -42,7 +42,8 @@ public:
     /// Most attempts under way; starting one more gives up the oldest.
     static constexpr std::size_t limit = 8;
 
-    void start(const Address& address);
+    /// The error of the attempt that ended with this: the new one, refused at once, or the oldest.
+    std::optional<Error> start(const Address& address);
     /// What to poll for (POLLOUT), one entry per attempt under way.
     std::vector<pollfd> poll_list() const;
     /// Looks at every attempt without waiting; the first that is connected ends the race.
