@@ -350,6 +350,7 @@ Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& ke
                                      .last_error = ""},
                           .connections = {}};
     attachment.connections = std::move(plan.connections);
+    attachment.size = plan.request.size;
     return attachment;
 }
 

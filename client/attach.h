@@ -38,6 +38,7 @@ struct Attachment {
     std::optional<RuntimeLock> lock;  ///< held by a process that stays
     RuntimeStatus status;
     std::vector<Connection> connections;
+    std::uint64_t size = 0;          ///< the device's, in bytes
     bool predecessor_lives = false;  ///< the connections we do not hold are known to be alive
 };
 

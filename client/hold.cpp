@@ -29,9 +29,7 @@ public:
           attachment_(std::move(attachment)),
           dialer_(std::move(dialer)),
           world_(world),
-          served_here_(!world.kernel.can_reconfigure()) {
-        if (const auto disk = world.sysfs.read(attachment_.status.index)) size_ = disk->size;
-    }
+          served_here_(!world.kernel.can_reconfigure()) {}
 
     Result<void> run() {
         for (;;) {
@@ -138,10 +136,10 @@ private:
         Plan plan = TRY(negotiate(request_, dialer_, deadline));
         const RuntimeStatus& status = attachment_.status;
         TRY(check_same_export(status.agreed, plan.connections.front().info,
-                              {size_, status.block_size, status.connections},
+                              {attachment_.size, status.block_size, status.connections},
                               plan.connections.front().server));
         plan.request.index = status.index;
-        plan.request.size = size_;
+        plan.request.size = attachment_.size;
         plan.request.block_size = status.block_size;
         TRY(world_.kernel.connect(plan.request));
         attachment_.connections = std::move(plan.connections);
@@ -155,7 +153,6 @@ private:
     bool served_here_;
     bool ended_ = false;
     bool asked_to_end_ = false;
-    std::uint64_t size_ = 0;  ///< of the device, in bytes
 };
 
 }  // namespace

@@ -304,7 +304,7 @@ Clock::duration retry_delay(unsigned attempts, Clock::duration outage, std::size
     milliseconds cap = 250ms;
     if (outage > 1min) cap = std::min<milliseconds>(slow_delay.value_or(2s), 2s);
     if (outage > 10min) cap = slow_delay.value_or(10s);
-    const milliseconds grown = first * (1 << std::clamp(attempts, 1U, 12U)) / 2;
+    const milliseconds grown = first * (1LL << std::clamp(attempts, 1U, 24U)) / 2;
     milliseconds delay = std::min(grown, cap);
     delay = std::max<milliseconds>(delay / static_cast<int>(std::max<std::size_t>(candidates, 1)),
                                    first);

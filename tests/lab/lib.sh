@@ -48,8 +48,13 @@ wait_until() {
     shift
     until "$@"; do
         [ "$SECONDS" -lt "$deadline" ] || return 1
-        sleep 0.05
+        pause 0.05
     done
+}
+
+exec {silence}<> <(:)
+pause() { # SECONDS, without forking
+    read -rt "$1" -u "$silence" || true
 }
 
 milliseconds() { echo $((${EPOCHREALTIME/./} / 1000)); }
@@ -70,13 +75,21 @@ random_file() { # FILE MEBIBYTES
 
 # --- servers: each has a NAME and an ADDRESS, /PATH or HOST:PORT
 
-listening() { # ADDRESS; looks at the kernel's tables, since one-shot servers would count a probe
-    case $1 in
-        /*) awk -v path="$1" '$4 == "00010000" && $8 == path { found = 1 } END { exit !found }' \
-                /proc/net/unix ;;
-        *) grep -qs "^ *[0-9]*: [0-9A-F]*:$(printf %04X "${1##*:}") [0-9A-F]*:0000 0A" \
-                /proc/net/tcp /proc/net/tcp6 ;;
-    esac
+# Looks at the kernel's tables, since one-shot servers would count a probe; without forking, since
+# recovery is timed from this.
+listening() { # ADDRESS
+    local table words port=''
+    [[ $1 = /* ]] || printf -v port :%04X "${1##*:}"
+    for table in /proc/net/tcp /proc/net/tcp6 /proc/net/unix; do
+        [ -r "$table" ] || continue
+        while read -ra words; do
+            case $1 in
+                /*) [[ ${words[3]} = 00010000 && ${words[7]-} = "$1" ]] && return ;;
+                *) [[ ${words[3]} = 0A && ${words[1]} = *"$port" ]] && return ;;
+            esac
+        done <"$table"
+    done
+    return 1
 }
 
 start_server() { # NAME ADDRESS COMMAND...
@@ -201,6 +214,7 @@ outage() { # NAME SECONDS
     now_ms && last=$now before=$now patience=$((now + 30000))
     # The last look that found nothing is the earliest time it can have been back.
     until listening "${server_address[$1]}"; do
+        pause 0.005
         last=$before
         now_ms && before=$now
         [ "$now" -lt "$patience" ] || fail "server $1 does not come back"

@@ -15,7 +15,6 @@ declare -A untested=(
     [client/main.cpp]='only hands argv to the use cases; every kernel test runs it'
     [client/verbs.cpp]='hands commands on and prints; every kernel test runs it'
     [client/attach_verb.cpp]='orders processes, signals and devices; every kernel test runs it'
-    [client/ready.cpp]='opens real device nodes; every kernel test runs it'
     [netlink/open.cpp]='its answer is what the machine has; every kernel test runs it'
 )
 

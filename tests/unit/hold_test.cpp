@@ -38,7 +38,6 @@ protected:
     void start(bool netlink, std::chrono::seconds reconnect_for = 0s) {
         kernel.netlink = netlink;
         const AttachRequest wanted{.target = server.target(),
-                                   .index = 0,
                                    .connections = 2,
                                    .settle = false,
                                    .reconnect_for = reconnect_for};
