@@ -37,7 +37,7 @@ for connections in 1 4; do
     expect_exit 0 client detach /dev/nbd0
 done
 
-mkdir -p /var/lock
+mkdir -p /run/lock # where /var/lock leads
 qemu-nbd -c /dev/nbd0 --image-opts \
     driver=nbd,server.type=inet,server.host=127.0.0.1,server.port=10809,reconnect-delay=60 &
 wait_until 10 attached nbd0

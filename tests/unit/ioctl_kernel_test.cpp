@@ -86,7 +86,9 @@ TEST_F(IoctlKernelTest, NodeOfAnotherUser) {
     fs::permissions(root_, fs::perms{0755});
     // Root may open everything.
     const uid_t self = ::geteuid();
-    if (self == 0) ASSERT_EQ(::seteuid(65534), 0);
+    if (self == 0) {
+        ASSERT_EQ(::seteuid(65534), 0);
+    }
     const Kind kind = connect_error().kind;
     ASSERT_EQ(::seteuid(self), 0);
     EXPECT_EQ(kind, Kind::denied);
