@@ -248,8 +248,9 @@ private:
                                  config_.timeout != 0s;
         const auto wanted = slow_answer ? patient_timeout(config_.connections) : config_.timeout;
         if (slow_answer && state_.timeout != wanted)
-            say(Level::warning, "the server takes longer than " + format_duration(state_.timeout) +
-                                    " for a request, waiting longer from now on");
+            say(Level::warning,
+                "the server takes longer than " + format_duration(state_.timeout) +
+                    " for a request, waiting longer from now on; --io-timeout sets it for all");
         // With 0 the hand-over has set another one.
         if (wanted != state_.timeout || wanted == 0s) act(SetTimeout{wanted});
         state_.timeout = wanted;
