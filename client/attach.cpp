@@ -14,7 +14,6 @@
 #include <cerrno>
 #include <sched.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <unistd.h>
 #include <utility>
 
@@ -117,8 +116,7 @@ public:
     ~Rollback() {
         if (done_) return;
         // DISCONNECT sends to each socket first and would wait for one that does not take it.
-        for (const Connection& connection : connections_)
-            ::shutdown(connection.socket.get(), SHUT_RDWR);
+        for (const Connection& connection : connections_) abort_connection(connection.socket.get());
         if (auto freed = kernel_.disconnect(index_); !freed) log(Level::error, freed.error().what);
         drop_stale_partitions(index_, sysfs_);
     }

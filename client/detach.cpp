@@ -7,6 +7,7 @@
 #include "client/base/log.h"
 #include "client/base/process.h"
 #include "client/base/text.h"
+#include "client/protocol/connect.h"
 #include "client/ready.h"
 #include "client/runtime.h"
 #include "client/worker.h"
@@ -73,8 +74,9 @@ Result<void> flush(std::uint32_t index, const Sysfs& sysfs, Clock::duration limi
                  "--force detaches all the same"};
 }
 
-/// Shuts the watchdog's copies of the sockets down: a DISCONNECT that waits for a peer which takes
-/// no more data returns then (all kernels tried, 6.1 to 7.3). pidfd_getfd: Linux 5.6.
+/// Ends the connections through the watchdog's copies of the sockets: a DISCONNECT that waits for a
+/// peer which takes no more data returns then (all kernels tried, 6.1 to 7.3). pidfd_getfd:
+/// Linux 5.6.
 void shut_sockets_of(pid_t watchdog) {
     const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, watchdog, 0)));
     // A watchdog has a dozen descriptors.
@@ -84,7 +86,7 @@ void shut_sockets_of(pid_t watchdog) {
         socklen_t length = sizeof type;
         if (copy && ::getsockopt(copy.get(), SOL_SOCKET, SO_TYPE, &type, &length) == 0 &&
             type == SOCK_STREAM)
-            ::shutdown(copy.get(), SHUT_RDWR);
+            abort_connection(copy.get());
     }
 }
 

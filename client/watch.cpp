@@ -97,6 +97,8 @@ public:
         state_.server = status_.server;
         state_.reconnects = status_.reconnects;
         state_.jitter = static_cast<std::uint32_t>(::getpid());
+        // Whoever closes them last, even the driver when a successor of ours replaces them.
+        for (const Connection& link : links_) reset_on_close(link.socket.get(), true);
         if (!links_.empty())
             dialer_.stick_to(links_.front().target);
         else if (config_.connections > 1)
@@ -104,6 +106,9 @@ public:
     }
 
     ~Watch() {
+        // Once it is detached, the driver's goodbye is all that is left to send.
+        if (!still_ours())
+            for (const Connection& link : links_) reset_on_close(link.socket.get(), false);
         // A lookup under way works on our members.
         const std::uint64_t one = 1;
         [[maybe_unused]] const ssize_t written = ::write(stop_.get(), &one, sizeof one);
@@ -183,8 +188,8 @@ private:
             if (fds[i].revents == 0) continue;
             const DeathCause cause = cause_of_death(fds[i].fd);
             // Dead for us must be dead for the driver, or it would not take a new socket in its
-            // place.
-            ::shutdown(fds[i].fd, SHUT_RDWR);
+            // place; and for the server, or it would get the same requests twice.
+            abort_connection(fds[i].fd);
             links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
             if (links_.empty() && state_.blind == 0) dialer_.stick_to(std::nullopt);
             tell(LinkDied{cause});
@@ -222,6 +227,7 @@ private:
         if (!answer) return tell(HandOverFailed{answer.error()});
         if (!in_hand_ || !was_adopted(in_hand_->socket.get())) return tell(NotAdopted{});
         dialer_.stick_to(in_hand_->target);
+        reset_on_close(in_hand_->socket.get(), true);
         links_.push_back(*std::exchange(in_hand_, std::nullopt));
         tell(Adopted{});
     }

@@ -303,4 +303,19 @@ Result<void> prepare_for_kernel(int fd, std::chrono::seconds keepalive) {
     return keepalive.count() > 0 ? set_keepalive(fd, keepalive) : Result<void>();
 }
 
+void reset_on_close(int fd, bool yes) {
+    const linger how{.l_onoff = yes ? 1 : 0, .l_linger = 0};
+    ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, sizeof how);
+}
+
+void abort_connection(int fd) {
+    reset_on_close(fd, true);
+    // Connecting a TCP socket to nobody resets it at once. Some kernels refuse while a reader waits
+    // (6.1 stable series) or with TLS; shutdown() alone would go on sending what is queued.
+    const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
+    if (::connect(fd, &nobody, sizeof nobody) == 0) return;
+    ::shutdown(fd, SHUT_RDWR);
+    ::connect(fd, &nobody, sizeof nobody);
+}
+
 }  // namespace nbd

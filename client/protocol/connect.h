@@ -72,4 +72,12 @@ Result<ConnectRace::Winner> connect_any(std::span<const Address> addresses,
 /// so that a silent peer is seen after `keepalive` (0: off).
 Result<void> prepare_for_kernel(int fd, std::chrono::seconds keepalive);
 
+/// Whether the last close of a TCP socket resets the connection: what is left to send is dropped
+/// then, not delivered. A write that reached the server after the same write and newer ones had
+/// gone over another connection would undo them.
+void reset_on_close(int fd, bool yes);
+
+/// Ends a connection, through whichever descriptor, without delivering what is left to send.
+void abort_connection(int fd);
+
 }  // namespace nbd

@@ -301,5 +301,80 @@ TEST(PrepareForKernel, leaves_unix_sockets_their_nature) {
     EXPECT_FALSE(prepare_for_kernel(-1, 30s));
 }
 
+/// Sends without reading until nothing more fits; how much that was.
+std::size_t fill(int fd) {
+    std::array<char, 65536> chunk{};
+    std::size_t total = 0;
+    for (ssize_t count = 0; (count = ::send(fd, chunk.data(), chunk.size(), MSG_DONTWAIT)) > 0;)
+        total += static_cast<std::size_t>(count);
+    return total;
+}
+
+/// Reads until the end; how much came and how it ended: 0 or an errno.
+std::pair<std::size_t, int> drain(int fd) {
+    std::array<char, 65536> chunk{};
+    std::size_t total = 0;
+    for (;;) {
+        const ssize_t count = ::recv(fd, chunk.data(), chunk.size(), 0);
+        if (count <= 0) return {total, count == 0 ? 0 : errno};
+        total += static_cast<std::size_t>(count);
+    }
+}
+
+/// A connection whose other side has not read what fills it.
+struct Clogged {
+    Listener server;
+    Fd ours = connected();
+    Fd theirs{::accept(server.socket.get(), nullptr, nullptr)};
+    std::size_t queued = fill(ours.get());
+
+    Fd connected() const {
+        auto winner = connect_any(std::array{server.address}, Deadline::in(5s));
+        return winner ? std::move(winner->socket) : Fd();
+    }
+};
+
+TEST(AbortConnection, delivers_nothing_that_was_still_to_be_sent) {
+    for (const bool shut_before : {false, true}) {
+        Clogged link;
+        if (shut_before) ::shutdown(link.ours.get(), SHUT_RDWR);  // as the driver does
+        abort_connection(link.ours.get());
+        const auto [received, end] = drain(link.theirs.get());
+        EXPECT_LT(received, link.queued);
+        EXPECT_EQ(end, ECONNRESET);
+    }
+}
+
+TEST(AbortConnection, is_seen_on_the_other_descriptors) {
+    Clogged link;
+    const auto copy = duplicate(link.ours.get());
+    ASSERT_TRUE(copy);
+    abort_connection(copy->get());
+    pollfd ours{link.ours.get(), POLLRDHUP, 0};
+    ASSERT_EQ(::poll(&ours, 1, 5000), 1);
+    EXPECT_NE(ours.revents & POLLHUP, 0);
+}
+
+TEST(AbortConnection, ends_unix_sockets) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
+    const Fd ours(ends[0]);
+    const Fd theirs(ends[1]);
+    abort_connection(ours.get());
+    EXPECT_EQ(drain(theirs.get()), std::pair(std::size_t{0}, 0));
+}
+
+TEST(ResetOnClose, drops_what_was_still_to_be_sent_unless_taken_back) {
+    for (const bool taken_back : {false, true}) {
+        Clogged link;
+        reset_on_close(link.ours.get(), true);
+        if (taken_back) reset_on_close(link.ours.get(), false);
+        link.ours.reset();
+        const auto [received, end] = drain(link.theirs.get());
+        EXPECT_EQ(received == link.queued, taken_back);
+        EXPECT_EQ(end, taken_back ? 0 : ECONNRESET);
+    }
+}
+
 }  // namespace
 }  // namespace nbd
