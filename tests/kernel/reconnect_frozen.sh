@@ -17,11 +17,13 @@ for connections in 1 4; do
     # A connection that no request waits on lives on: a stopped server's kernel answers for it.
     await_field 10 nbd0 LIVE $((connections - 1))
     sleep 3
-    thaw_server store
     now_ms && echo "$frozen $now" >outages
+    thaw_server store
     await_field 10 nbd0 STATE attached
     sleep 6
-    echo "frozen connections=$connections $(figures)"
+    measured=$(figures)
+    echo "frozen connections=$connections $measured"
+    check_match 'the measurement' "$measured" '^outages=1 '
     end_load
     rm timeline
     expect_exit 0 client detach /dev/nbd0

@@ -23,13 +23,13 @@ for connections in 1 4; do
     await_field 12 nbd0 LIVE $((connections - 1))
     # Long enough for the dials under way to be deep in TCP's back-off.
     sleep 12
-    drop -D
     now_ms && echo "$lost $now" >outages
+    drop -D
     await_field 10 nbd0 STATE attached
     sleep 6
     measured=$(figures)
     echo "silent network connections=$connections $measured"
-    [[ $measured =~ new_max=([0-9]+) ]]
+    check_match 'the measurement' "$measured" '^outages=1 .* new_max=([0-9]+)'
     [ "${BASH_REMATCH[1]}" -lt 3000 ] || fail 'the dial waits for TCP'
     end_load
     rm timeline

@@ -129,12 +129,15 @@ kill_server() { end_server "$1" KILL; }
 freeze_server() { signal_server "$1" STOP; }
 thaw_server() { signal_server "$1" CONT; }
 
+# nbdkit up to 1.32 aborts when several threads find their connection gone (an assertion in
+# raw_send_socket): one thread each.
 serve_nbdkit() { # NAME ADDRESS NBDKIT-ARG...
     local name=$1 address=$2
     shift 2
     case $address in
-        /*) start_server "$name" "$address" nbdkit -f -U "$address" "$@" ;;
-        *) start_server "$name" "$address" nbdkit -f -i "${address%:*}" -p "${address##*:}" "$@" ;;
+        /*) start_server "$name" "$address" nbdkit -f -t 1 -U "$address" "$@" ;;
+        *) start_server "$name" "$address" \
+                nbdkit -f -t 1 -i "${address%:*}" -p "${address##*:}" "$@" ;;
     esac
 }
 
