@@ -25,6 +25,8 @@ using namespace std::chrono_literals;
 
 constexpr unsigned most_auto_connections = 4;
 constexpr std::uint64_t least_block_size = 512;
+/// A server that takes longer for the first reads is none for the quick timeout.
+constexpr auto quick_answer = quick_timeout / 2;
 /// A sysfs attribute is one page; the identifier must be readable there whole.
 constexpr std::size_t longest_backend = 1024;
 
@@ -170,15 +172,28 @@ Result<std::uint32_t> connect_patiently(const ConnectRequest& request, Kernel& k
     }
 }
 
-/// The largest request does not go with CONNECT, and the kernel keeps it from one use of a device
+/// Largest discard where a request must be answered within the quick timeout; the driver sends up
+/// to 4 GiB at once, which a server may have to work on for many seconds.
+constexpr std::uint64_t quick_discard = 256ULL << 20;
+
+/// The largest requests do not go with CONNECT, and the kernel keeps them from one use of a device
 /// to the next; before anybody else opens the node. The answer is a warning, or empty.
-std::string limit_requests(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs) {
-    constexpr std::string_view attribute = "max_sectors_kb";
+std::string limit_requests(std::uint32_t index, const ExportInfo& agreed, bool quick,
+                           const Sysfs& sysfs) {
+    const auto limit = [&](std::string_view attribute, std::uint64_t most) -> Result<void> {
+        if (sysfs.queue_value(index, attribute).value_or(0) <= most) return {};
+        return sysfs.write_queue(index, attribute, most);
+    };
     // 0 takes back what the last use has set: since Linux 6.2, refused before.
-    static_cast<void>(sysfs.write_queue(index, attribute, 0));
+    static_cast<void>(sysfs.write_queue(index, "max_sectors_kb", 0));
     const std::uint64_t wanted = agreed.block_sizes ? agreed.block_sizes->maximum / 1024 : 0;
-    if (wanted > 0 && sysfs.queue_value(index, attribute).value_or(0) > wanted)
-        if (auto set = sysfs.write_queue(index, attribute, wanted); !set) return set.error().what;
+    if (wanted > 0)
+        if (auto set = limit("max_sectors_kb", wanted); !set) return set.error().what;
+    if (const auto most = sysfs.queue_value(index, "discard_max_hw_bytes"); most.value_or(0) > 0) {
+        static_cast<void>(sysfs.write_queue(index, "discard_max_bytes", *most));
+        if (quick)
+            if (auto set = limit("discard_max_bytes", quick_discard); !set) return set.error().what;
+    }
     // 6.12 leaves WRITE_ZEROES on for the next user of an index (gone in 7.3).
     if (!agreed.has(TransmissionFlag::send_write_zeroes) &&
         sysfs.queue_value(index, "write_zeroes_max_bytes").value_or(0) > 0)
@@ -190,11 +205,30 @@ std::string limit_requests(std::uint32_t index, const ExportInfo& agreed, const 
 
 /// In a child: since 6.12 a write to queue/ waits for requests in flight, and a server may have
 /// gone mute just after its handshake.
-Result<void> prepare_queue(std::uint32_t index, const ExportInfo& agreed, const Sysfs& sysfs,
-                           const Deadline& deadline) {
-    const std::string warning =
-        TRY(run_in_child([&] { return limit_requests(index, agreed, sysfs); }, 1024, deadline));
+Result<void> prepare_queue(std::uint32_t index, const ExportInfo& agreed, bool quick,
+                           const Sysfs& sysfs, const Deadline& deadline) {
+    const std::string warning = TRY(
+        run_in_child([&] { return limit_requests(index, agreed, quick, sysfs); }, 1024, deadline));
     if (!warning.empty()) log(Level::warning, warning);
+    return {};
+}
+
+/// Request timeout until the server has shown how quickly it answers: a request keeps the timer it
+/// was sent with.
+std::chrono::seconds first_timeout(const AttachRequest& request, unsigned connections) {
+    if (request.io_timeout) return std::min(*request.io_timeout, max_timeout);
+    return connections > 1 ? patient_timeout : 0s;
+}
+
+/// The timeout of a usable device. The ioctl interface sends nothing again, so nothing is gained
+/// there from one that is shorter.
+Result<void> settle_timeout(const AttachRequest& request, std::uint32_t index,
+                            Clock::duration answered_in, Kernel& kernel, ConnectRequest& connect) {
+    const auto wanted = choose_timeout(request, static_cast<unsigned>(connect.sockets.size()));
+    if (wanted == connect.timeout || answered_in > quick_answer || !kernel.can_reconfigure())
+        return {};
+    TRY(kernel.reconfigure({.index = index, .backend = connect.backend, .timeout = wanted}));
+    connect.timeout = wanted;
     return {};
 }
 
@@ -233,10 +267,8 @@ bool worth_another_round(Kind kind) {
 }  // namespace
 
 std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned connections) {
-    if (request.io_timeout) return std::min(*request.io_timeout, max_timeout);
-    if (request.reconnect_for.value_or(0s) != 0s) return quick_timeout;
-    // Without anybody to reconnect, a slow answer is better than an I/O error.
-    return connections > 1 ? default_timeout : 0s;
+    const bool quick = !request.io_timeout && request.reconnect_for.value_or(0s) != 0s;
+    return quick ? quick_timeout : first_timeout(request, connections);
 }
 
 Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadline& deadline) {
@@ -253,7 +285,7 @@ Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadl
     kernel_request.block_size = TRY(choose_block_size(request, plan.agreed));
     kernel_request.size =
         TRY(choose_size(request, plan.agreed, kernel_request.block_size, plan.warnings));
-    kernel_request.timeout = choose_timeout(request, count);
+    kernel_request.timeout = first_timeout(request, count);
     kernel_request.dead_conn_timeout =
         std::min(request.reconnect_for.value_or(0s), max_dead_conn_timeout);
     kernel_request.server_flags = plan.agreed.flags;
@@ -321,12 +353,16 @@ Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& ke
     std::optional<RuntimeLock> lock;
     if (watched.stays) lock = TRY(lock_patiently(watched.runtime_directory, index, cancel_fd));
     const Deadline deadline = Deadline::in(std::max(request.connect_timeout, 10s), cancel_fd);
-    TRY(prepare_queue(index, plan.agreed, sysfs, deadline));
-    TRY(wait_until_usable(index, plan.request.size, sysfs, request.settle, deadline));
+    const auto count = static_cast<unsigned>(plan.connections.size());
+    // With one connection a request that turns out slow gets its time.
+    const bool quick = count > 1 && choose_timeout(request, count) == quick_timeout;
+    TRY(prepare_queue(index, plan.agreed, quick, sysfs, deadline));
+    const auto answered_in =
+        TRY(wait_until_usable(index, plan.request.size, sysfs, request.settle, deadline));
+    TRY(settle_timeout(request, index, answered_in, kernel, plan.request));
     rollback.commit();
 
     const auto now = std::chrono::system_clock::now();
-    const auto count = static_cast<unsigned>(plan.connections.size());
     Attachment attachment{.lock = std::move(lock),
                           .status = {.index = index,
                                      .backend = plan.request.backend,

@@ -21,8 +21,9 @@ namespace nbd {
 /// in flight on a dead connection come back only when their own timer fires, so it is short. The
 /// watchdog gives a server that answers more slowly more time.
 inline constexpr std::chrono::seconds quick_timeout{4};
-/// With several connections and no reconnecting; the driver would take the same for "none".
-inline constexpr std::chrono::seconds default_timeout{30};
+/// Request timeout for several connections where a slow answer is better than an ended connection;
+/// the driver takes "none" for the same. With one connection none it is.
+inline constexpr std::chrono::seconds patient_timeout{30};
 
 /// The export agreed on, connections for it, and what the kernel will be asked for.
 struct Plan {
@@ -68,7 +69,7 @@ struct Watched {
 Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& kernel,
                              const Sysfs& sysfs, const Watched& watched, int cancel_fd);
 
-/// The kernel's request timeout where --io-timeout does not say it.
+/// The kernel's request timeout for a device whose server is known to answer.
 std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned connections);
 
 }  // namespace nbd

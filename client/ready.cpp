@@ -54,8 +54,9 @@ Result<void> wait_for_node(const std::string& path, const Deadline& deadline) {
 
 }  // namespace
 
-Result<void> wait_until_usable(std::uint32_t index, std::uint64_t size, const Sysfs& sysfs,
-                               bool settle, const Deadline& deadline) {
+Result<Clock::duration> wait_until_usable(std::uint32_t index, std::uint64_t size,
+                                          const Sysfs& sysfs, bool settle,
+                                          const Deadline& deadline) {
     const std::string path = sysfs.node(index);
     TRY(wait_for_node(path, deadline));
     const auto state = sysfs.read(index);
@@ -65,14 +66,16 @@ Result<void> wait_until_usable(std::uint32_t index, std::uint64_t size, const Sy
         return Error{Kind::internal, "cannot use " + path + ": it has " +
                                          std::to_string(state->size) + " bytes, not " +
                                          std::to_string(size)};
+    const auto start = Clock::now();
     const auto trouble = run_in_child([&] { return probe(path, size); }, 256, deadline);
     if (!trouble && trouble.error().kind == Kind::cancelled) return trouble.error();
     const std::string words = trouble ? *trouble : "no answer from the server";
     if (!words.empty()) return Error{Kind::unreachable, "cannot read " + path + ": " + words};
+    const auto answered_in = Clock::now() - start;
     // Without a udev there is nothing to wait for.
     if (settle && ::access("/run/udev/control", F_OK) == 0)
         static_cast<void>(run_program({"udevadm", "settle", "--timeout=5"}, deadline.at_most(6s)));
-    return {};
+    return answered_in;
 }
 
 bool can_read(std::uint32_t index, std::uint64_t block_size, const Sysfs& sysfs,

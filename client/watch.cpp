@@ -35,12 +35,16 @@ constexpr auto longest_lookup_pause = 10min;
 /// How long connections of a predecessor keep us from dialling another server than theirs.
 constexpr auto blind_loyalty = 60s;
 
-/// Who ended a connection: the side that sent its FIN first, or a reset. Only TCP tells.
-DeathCause cause_of_death(int socket) {
+/// Who ended a connection: the side that sent its FIN first. Only TCP tells, and only until the
+/// server has answered our FIN with its own; then a server that has said nothing since it was
+/// asked, for as long as the request timer, is taken for one that was given up.
+DeathCause cause_of_death(int socket, std::chrono::milliseconds timeout) {
     tcp_info info{};
     socklen_t length = sizeof info;
     if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) != 0)
         return DeathCause::unknown;
+    const bool unanswered = info.tcpi_last_data_sent < info.tcpi_last_data_recv &&
+                            info.tcpi_last_data_recv >= timeout.count();
     switch (info.tcpi_state) {
         case TCP_FIN_WAIT1:
         case TCP_FIN_WAIT2:
@@ -48,10 +52,9 @@ DeathCause cause_of_death(int socket) {
             return DeathCause::timer;
         case TCP_CLOSE_WAIT:
         case TCP_LAST_ACK:
-        case TCP_CLOSE:
-            return DeathCause::peer;  // reset, or never answered any more
+            return DeathCause::peer;
         default:
-            return DeathCause::unknown;
+            return unanswered ? DeathCause::timer : DeathCause::unknown;
     }
 }
 
@@ -186,7 +189,7 @@ private:
         if (!still_ours()) return tell(DeviceGone{});
         for (std::size_t i = fds.size(); i-- > 0;) {
             if (fds[i].revents == 0) continue;
-            const DeathCause cause = cause_of_death(fds[i].fd);
+            const DeathCause cause = cause_of_death(fds[i].fd, state_.timeout);
             // Dead for us must be dead for the driver, or it would not take a new socket in its
             // place; and for the server, or it would get the same requests twice.
             abort_connection(fds[i].fd);

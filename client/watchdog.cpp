@@ -246,7 +246,8 @@ private:
         const bool slow_answer = config_.timeout_is_ours && state_.failures == 0 &&
                                  outage < quick_redial && state_.cause == DeathCause::timer &&
                                  config_.timeout != 0s;
-        const auto wanted = slow_answer ? patient_timeout(config_.connections) : config_.timeout;
+        const auto wanted = slow_answer ? longer_timeout(state_.timeout, config_.connections)
+                                        : std::max(config_.timeout, state_.timeout / 2);
         if (slow_answer && state_.timeout != wanted)
             say(Level::warning,
                 "the server takes longer than " + format_duration(state_.timeout) +
@@ -314,8 +315,9 @@ Clock::duration retry_delay(unsigned attempts, Clock::duration outage, std::size
     return delay - delay * static_cast<int>(jitter >> 24) / 1024;
 }
 
-std::chrono::seconds patient_timeout(unsigned connections) {
-    return connections == 1 ? 0s : 60s;
+std::chrono::seconds longer_timeout(std::chrono::seconds timeout, unsigned connections) {
+    return connections == 1 ? 0s
+                            : std::max(timeout, std::min<std::chrono::seconds>(timeout * 2, 1min));
 }
 
 }  // namespace nbd

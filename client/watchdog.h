@@ -135,9 +135,10 @@ std::vector<WatchAction> step(WatchState& state, const WatchConfig& config, cons
 Clock::duration retry_delay(unsigned attempts, Clock::duration outage, std::size_t candidates,
                             std::optional<std::chrono::seconds> slow_delay, std::uint32_t& jitter);
 
-/// Request timeout for a server that answers more slowly than the timer, so that the same request
-/// is not sent again for ever. One connection: 0, the kernel only looks then. Several: the driver
-/// takes 0 for 30 s and ends the connection all the same.
-std::chrono::seconds patient_timeout(unsigned connections);
+/// The next longer request timeout for a server that has not answered within `timeout`, so that the
+/// same request is not sent again for ever. One connection: 0, the kernel only looks then. Several:
+/// twice as long, at most a minute; the driver takes 0 for 30 s and ends the connection all the
+/// same.
+std::chrono::seconds longer_timeout(std::chrono::seconds timeout, unsigned connections);
 
 }  // namespace nbd

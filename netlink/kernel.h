@@ -22,7 +22,6 @@ struct ConnectRequest {
     std::chrono::seconds timeout{0};  ///< per request; 0: never (one socket), 30 s (several)
     std::chrono::seconds dead_conn_timeout{0};  ///< how long requests wait for a new socket
     std::uint16_t server_flags = 0;             ///< transmission flags as negotiated
-    bool destroy_on_disconnect = false;
     std::string backend = {};  ///< backend identifier; netlink only, kernel 5.14 and later
     std::vector<int> sockets = {};
 };

@@ -188,8 +188,7 @@ Result<MessagePtr> connect_message(int family, const ConnectRequest& request, bo
         builder.seconds(NBD_ATTR_TIMEOUT, request.timeout, max_timeout);
     builder.seconds(NBD_ATTR_DEAD_CONN_TIMEOUT, request.dead_conn_timeout, max_dead_conn_timeout);
     builder.u64(NBD_ATTR_SERVER_FLAGS, request.server_flags);
-    builder.u64(NBD_ATTR_CLIENT_FLAGS,
-                request.destroy_on_disconnect ? NBD_CFLAG_DESTROY_ON_DISCONNECT : 0);
+    builder.u64(NBD_ATTR_CLIENT_FLAGS, 0);
     if (!request.backend.empty()) builder.text(NBD_ATTR_BACKEND_IDENTIFIER, request.backend);
     builder.sockets(request.sockets);
     return builder.finish();

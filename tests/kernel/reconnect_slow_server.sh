@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # A server that takes longer for a request than the watchdog's first guess is waited for, not killed.
 # lab: needs nbdkit
-# lab: time=120
+# lab: time=180
 . "$LAB/lib.sh"
 
 truncate -s 16M store
@@ -37,3 +37,11 @@ serve_nbdkit store 127.0.0.1:10809 file "$PWD/store"
 expect_exit 0 client attach --connections 4 --io-timeout 30s "$uri" /dev/nbd0
 becomes_slow
 succeeds 'with 30 s' 0
+expect_exit 0 client detach --force /dev/nbd0
+
+echo 'several connections, slow from the first request on'
+kill_server store
+serve_nbdkit store 127.0.0.1:10809 --filter=delay file "$PWD/store" delay-read=1500ms
+expect_exit 0 client attach --connections 4 "$uri" /dev/nbd0
+becomes_slow
+succeeds 'patient' 0

@@ -152,16 +152,17 @@ TEST_F(Attach, TheTwoTimeouts) {
         Seconds io_timeout;
         Seconds reconnect_for;
         unsigned connections;
+        std::chrono::seconds first_timeout;
         std::chrono::seconds timeout;
         std::chrono::seconds dead_conn_timeout;
     } cases[] = {
-        {std::nullopt, std::nullopt, 1, 0s, 0s},
-        {std::nullopt, 0s, 2, default_timeout, 0s},
-        {std::nullopt, 600s, 1, quick_timeout, 600s},
-        {std::nullopt, forever, 2, quick_timeout, max_dead_conn_timeout},
-        {30s, 600s, 1, 30s, 600s},
-        {0s, 600s, 1, 0s, 600s},
-        {forever, std::nullopt, 1, max_timeout, 0s},
+        {std::nullopt, std::nullopt, 1, 0s, 0s, 0s},
+        {std::nullopt, 0s, 2, patient_timeout, patient_timeout, 0s},
+        {std::nullopt, 600s, 1, 0s, quick_timeout, 600s},
+        {std::nullopt, forever, 2, patient_timeout, quick_timeout, max_dead_conn_timeout},
+        {30s, 600s, 1, 30s, 30s, 600s},
+        {0s, 600s, 1, 0s, 0s, 600s},
+        {forever, std::nullopt, 1, max_timeout, max_timeout, 0s},
     };
     for (const auto& one : cases) {
         AttachRequest wanted = request();
@@ -170,7 +171,8 @@ TEST_F(Attach, TheTwoTimeouts) {
         wanted.connections = one.connections;
         const auto made = plan(wanted);
         ASSERT_TRUE(made);
-        EXPECT_EQ(made->request.timeout, one.timeout);
+        EXPECT_EQ(made->request.timeout, one.first_timeout);
+        EXPECT_EQ(choose_timeout(wanted, one.connections), one.timeout);
         EXPECT_EQ(made->request.dead_conn_timeout, one.dead_conn_timeout);
     }
 }
@@ -321,6 +323,51 @@ TEST_F(Attach, ADeviceIsUsableWhenItReturns) {
     EXPECT_EQ(status.pid, ::getpid());
     ASSERT_EQ(attached->connections.size(), 2U) << "to watch them";
     EXPECT_FALSE(has_hung_up(attached->connections[0].socket.get()));
+}
+
+TEST_F(Attach, TheQuickTimeoutComesWithTheFirstAnswers) {
+    AttachRequest wanted = request();
+    wanted.connections = 2;
+    wanted.reconnect_for = 600s;
+    ASSERT_TRUE(attach(wanted));
+    EXPECT_EQ(kernel.connects().at(0).timeout, patient_timeout);
+    const auto asked = kernel.reconfigures();
+    ASSERT_EQ(asked.size(), 1U);
+    EXPECT_EQ(asked[0].backend, kernel.connects().at(0).backend);
+    EXPECT_EQ(asked[0].timeout, quick_timeout);
+    EXPECT_TRUE(asked[0].sockets.empty());
+}
+
+TEST_F(Attach, TheIoctlInterfaceStaysPatient) {
+    kernel.netlink = false;
+    AttachRequest wanted = request();
+    wanted.connections = 1;
+    wanted.reconnect_for = 600s;
+    const auto attached = attach(wanted);
+    ASSERT_TRUE(attached);
+    EXPECT_EQ(attached->status.timeout, 0s) << "a slow answer would end the device";
+    EXPECT_TRUE(kernel.reconfigures().empty());
+}
+
+TEST_F(Attach, DiscardsAreSmallWhereTheyMustBeQuick) {
+    const std::string queue = kernel.root.path() + "/sys/block/nbd0/queue/";
+    const auto write = [&](const char* attribute, const std::string& value) {
+        std::ofstream(queue + attribute) << value;
+    };
+    constexpr std::uint64_t hardware = 999999488;  // as many digits as the limit
+    for (const unsigned connections : {1U, 2U}) {
+        SCOPED_TRACE(connections);
+        write("discard_max_hw_bytes", std::to_string(hardware) + "\n");
+        write("discard_max_bytes", "000004096\n");  // left by the last use
+        AttachRequest wanted = request();
+        wanted.connections = connections;
+        wanted.reconnect_for = 600s;
+        ASSERT_TRUE(attach(wanted));
+        const auto limit = kernel.sysfs().queue_value(0, "discard_max_bytes");
+        EXPECT_EQ(limit, connections == 1 ? hardware : 256U << 20);
+        ASSERT_TRUE(kernel.disconnect(0));
+        kernel.add_device(0);
+    }
 }
 
 TEST_F(Attach, TheKernelChoosesWhenTheUserDoesNot) {

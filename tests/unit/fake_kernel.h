@@ -104,6 +104,10 @@ public:
                                  [&] { return connects_.size() >= count; });
     }
     /// False when fewer than `count` RECONFIGUREs have come after five seconds.
+    void forget_reconfigures() {
+        const std::lock_guard lock(mutex_);
+        reconfigures_.clear();
+    }
     bool wait_for_reconfigures(std::size_t count) {
         std::unique_lock lock(mutex_);
         return changed_.wait_for(lock, std::chrono::seconds(5),

@@ -74,7 +74,6 @@ ConnectRequest sample_connect() {
     request.timeout = 30s;
     request.dead_conn_timeout = 600s;
     request.server_flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_CAN_MULTI_CONN;
-    request.destroy_on_disconnect = true;
     request.backend = "nbd://store/root#1";
     request.sockets = {7, 8, 0};
     return request;
@@ -95,7 +94,7 @@ TEST(ConnectMessage, HoldsEveryAttribute) {
                                         {NBD_ATTR_TIMEOUT, 30},
                                         {NBD_ATTR_DEAD_CONN_TIMEOUT, 600},
                                         {NBD_ATTR_SERVER_FLAGS, 0x105},
-                                        {NBD_ATTR_CLIENT_FLAGS, 1}}));
+                                        {NBD_ATTR_CLIENT_FLAGS, 0}}));
     EXPECT_EQ(decoded.backend, "nbd://store/root#1");
     EXPECT_EQ(decoded.sockets, (std::vector<int>{7, 8, 0}));
 }

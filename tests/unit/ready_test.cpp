@@ -19,7 +19,8 @@ class Ready : public testing::Test {
 protected:
     Ready() { EXPECT_TRUE(kernel.connect({.index = 0, .size = megabyte})); }
 
-    Result<void> wait(const Deadline& deadline = Deadline::in(5s), std::uint64_t size = megabyte) {
+    Result<Clock::duration> wait(const Deadline& deadline = Deadline::in(5s),
+                                 std::uint64_t size = megabyte) {
         return wait_until_usable(0, size, kernel.sysfs(), false, deadline);
     }
     void replace_node() const { std::filesystem::remove(kernel.node(0)); }

@@ -75,6 +75,7 @@ protected:
                                     {.stays = false, .settings = {}}, -1);
         ASSERT_TRUE(attachment) << attachment.error().what;
         ASSERT_TRUE(server.wait_for_serving(attachment->connections.size()));
+        kernel.forget_reconfigures();  // what attaching asked for
         begin(wanted, *std::move(attachment), std::move(dialer));
     }
     void begin(const AttachRequest& wanted, Attachment attachment, Dialer dialer) {
@@ -298,12 +299,12 @@ TEST_F(WatchTest, AKernelThatRefusesIsAskedAgain) {
 TEST_F(WatchTest, AHungKernelDoesNotHangTheWatchdog) {
     const Bell released;
     const Bell finished;
+    start(1);
     kernel.on_reconfigure = [&](const ReconfigureRequest&) {
         EXPECT_TRUE(wait_for(released.fd(), POLLIN, Deadline::in(5s)));
         finished.ring();
         return Error{Kind::internal, "too late"};
     };
-    start(1);
     server.cut(0);
     ASSERT_TRUE(kernel.wait_for_reconfigures(1));
     EXPECT_TRUE(leave());
@@ -327,6 +328,7 @@ protected:
                                     {.stays = false, .settings = {}}, -1);
         ASSERT_TRUE(attachment) << attachment.error().what;
         ASSERT_TRUE(server.wait_for_serving(connections));
+        kernel.forget_reconfigures();
         if (before) before();
         begin(wanted, {std::nullopt, attachment->status, {}}, std::move(dialer));
     }

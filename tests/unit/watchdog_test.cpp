@@ -358,14 +358,14 @@ TEST(Watchdog, AFailedHandOverIsRepeatedAfterASecond) {
 TEST(Watchdog, ASlowServerGetsAPatientTimeoutUntilTheNextOutage) {
     for (const unsigned connections : {1U, 2U}) {
         SCOPED_TRACE(connections);
-        const std::string patient = connections == 1 ? "0" : "1m";
+        const std::string longer = connections == 1 ? "0" : "8s";
         Story story(config_of(connections));
         story.tell(LinkDied{DeathCause::timer});
         story.now += 5ms;
         story.tell(dialled());
-        EXPECT_EQ(story.tell(Adopted{}), "timeout=" + patient + " stop publish info warning");
+        EXPECT_EQ(story.tell(Adopted{}), "timeout=" + longer + " stop publish info warning");
         EXPECT_NE(story.last_said().find("takes longer than 4s"), std::string::npos);
-        EXPECT_EQ(story.state.timeout, patient_timeout(connections));
+        EXPECT_EQ(story.state.timeout, longer_timeout(quick_timeout, connections));
 
         // An outage that is none of slowness brings the quick one back.
         story.now += 1h;
@@ -375,6 +375,23 @@ TEST(Watchdog, ASlowServerGetsAPatientTimeoutUntilTheNextOutage) {
         EXPECT_EQ(story.tell(Adopted{}), "timeout=4s stop publish info");
         EXPECT_EQ(story.state.timeout, quick_timeout);
     }
+}
+
+TEST(Watchdog, SeveralConnectionsGetTwiceTheTimeUpToAMinuteAndHalfOfItBackPerOutage) {
+    Story story(config_of(2));
+    const auto die_and_return = [&story](DeathCause cause) {
+        story.now += 1h;
+        story.tell(LinkDied{cause});
+        story.now += 5ms;
+        story.tell(dialled());
+        story.tell(Adopted{});
+        return story.state.timeout;
+    };
+    for (const auto timeout : {8s, 16s, 32s, 60s, 60s})
+        EXPECT_EQ(die_and_return(DeathCause::timer), timeout);
+    for (const auto timeout : {30s, 15s, 7s, 4s, 4s})
+        EXPECT_EQ(die_and_return(DeathCause::peer), timeout);
+    EXPECT_EQ(longer_timeout(90s, 2), 90s);
 }
 
 TEST(Watchdog, OnlyAQuickAnswerIsTakenForASlowServer) {
@@ -404,7 +421,7 @@ TEST(Watchdog, OnlyAQuickAnswerIsTakenForASlowServer) {
         story.tell(dialled());
         const std::string actions = story.tell(Adopted{});
         EXPECT_EQ(actions.find("timeout=") != std::string::npos, one.patient) << actions;
-        EXPECT_EQ(story.state.timeout, one.patient ? patient_timeout(1) : quick_timeout);
+        EXPECT_EQ(story.state.timeout, one.patient ? 0s : quick_timeout);
     }
 }
 
