@@ -4,7 +4,6 @@
 
 #include "client/exit_status.h"
 
-#include <array>
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -31,11 +30,7 @@ int wait_for_report(int report, pid_t child) {
 }  // namespace
 
 Result<std::optional<Background::Parent>> Background::split() {
-    std::array<int, 2> ends{};
-    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-        return errno_error(Kind::internal, "create a pipe", errno);
-    Fd reading(ends[0]);
-    Fd writing(ends[1]);
+    auto [reading, writing] = TRY(make_pipe());
     const pid_t child = ::fork();
     if (child < 0) return errno_error(Kind::internal, "go into the background", errno);
     if (child > 0) {

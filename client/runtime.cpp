@@ -7,10 +7,13 @@
 #include <array>
 #include <cerrno>
 #include <concepts>
+#include <cstdint>
+#include <cstdio>
 #include <fcntl.h>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 namespace nbd {
@@ -247,8 +250,21 @@ struct flock whole_file() {
     return lock;
 }
 
+/// For those who may not open the file: the kernel's table of locks names it by device and inode
+/// (locks_show_lock() in fs/locks.c).
+bool is_listed_as_locked(const std::string& path) {
+    struct stat file {};
+    if (stat(path.c_str(), &file) != 0) return false;
+    std::array<char, 64> name{};
+    (void)snprintf(name.data(), name.size(), " WRITE -1 %02x:%02x:%ju ", major(file.st_dev),
+                   minor(file.st_dev), static_cast<std::uintmax_t>(file.st_ino));
+    const Result<std::string> table = read_file("/proc/locks");
+    return table && table->find(name.data()) != std::string::npos;
+}
+
 bool is_locked(const std::string& path) {
     const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file && errno == EACCES) return is_listed_as_locked(path);
     struct flock lock = whole_file();
     return file && fcntl(file.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type == F_WRLCK;
 }
@@ -281,7 +297,8 @@ std::string_view to_string(LinkState state) {
 Result<RuntimeLock> RuntimeLock::take(const std::string& directory, std::uint32_t index) {
     TRY(make_directory(directory));
     const std::string path = path_of(directory, index, ".lock");
-    Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+    // Others must not open it: a lock of theirs would keep the device's watchdog away.
+    Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!file) return errno_error(kind_of(errno), "open " + path, errno);
     struct flock lock = whole_file();
     if (fcntl(file.get(), F_OFD_SETLK, &lock) != 0) {

@@ -38,6 +38,13 @@ Result<Fd> duplicate(int fd) {
     return copy;
 }
 
+Result<Pipe> make_pipe() {
+    std::array<int, 2> ends{};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+        return errno_error(Kind::internal, "create a pipe", errno);
+    return Pipe{Fd(ends[0]), Fd(ends[1])};
+}
+
 Result<std::string> read_file(const std::string& path, std::size_t limit) {
     const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!file) {

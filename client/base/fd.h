@@ -42,6 +42,13 @@ Error errno_error(Kind kind, std::string_view act, int error);
 /// Another descriptor of the same open file, close-on-exec.
 Result<Fd> duplicate(int fd);
 
+struct Pipe {
+    Fd reading;
+    Fd writing;
+};
+/// A pipe whose ends are close-on-exec.
+Result<Pipe> make_pipe();
+
 /// Whole content of a small file, at most `limit` bytes (sysfs attributes, procfs tables).
 Result<std::string> read_file(const std::string& path, std::size_t limit = 1 << 20);
 

@@ -76,11 +76,7 @@ void end_child(pid_t child, int pipe) {
 
 Result<std::string> run_in_child(const std::function<std::string()>& work, std::size_t limit,
                                  const Deadline& deadline) {
-    std::array<int, 2> ends{};
-    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-        return errno_error(Kind::internal, "create a pipe", errno);
-    Fd reading(ends[0]);
-    Fd writing(ends[1]);
+    auto [reading, writing] = TRY(make_pipe());
     const pid_t child = ::fork();
     if (child < 0) return errno_error(Kind::internal, "start a child process", errno);
     if (child == 0) {

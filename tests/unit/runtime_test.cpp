@@ -6,6 +6,7 @@
 #include "tests/unit/temporary_directory.h"
 
 #include <csignal>
+#include <fcntl.h>
 #include <limits>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -179,6 +180,28 @@ TEST(Runtime, ALockIsSeenAndEndsWithItsOwner) {
     }
     EXPECT_FALSE(read_status(directory.path(), 7)->watched);
     EXPECT_TRUE(RuntimeLock::take(directory.path(), 7));
+}
+
+TEST(Runtime, ALockIsSeenByThoseWhoMayNotOpenIt) {
+    const TemporaryDirectory directory;
+    ASSERT_TRUE(publish_status(directory.path(), full_status()));
+    const std::string path = directory.path() + "/nbd7.lock";
+    const auto seen = [&] {
+        // Root may open everything.
+        const uid_t me = geteuid();
+        EXPECT_EQ(me == 0 ? seteuid(65534) : chmod(path.c_str(), 0), 0);
+        EXPECT_LT(open(path.c_str(), O_RDONLY), 0);
+        const auto stored = read_status(directory.path(), 7);
+        EXPECT_EQ(me == 0 ? seteuid(0) : chmod(path.c_str(), 0600), 0);
+        return stored && stored->watched;
+    };
+    ASSERT_EQ(chmod(directory.path().c_str(), 0755), 0);
+    {
+        const auto lock = RuntimeLock::take(directory.path(), 7);
+        ASSERT_TRUE(lock);
+        EXPECT_TRUE(seen());
+    }
+    EXPECT_FALSE(seen());
 }
 
 TEST(Runtime, TheLockOfAKilledProcessIsGone) {
