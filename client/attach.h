@@ -39,8 +39,7 @@ struct Attachment {
     std::optional<RuntimeLock> lock;  ///< held by a process that stays
     RuntimeStatus status;
     std::vector<Connection> connections;
-    std::uint64_t size = 0;          ///< the device's, in bytes
-    bool predecessor_lives = false;  ///< the connections we do not hold are known to be alive
+    std::uint64_t size = 0;  ///< the device's, in bytes
 };
 
 /// Dials and negotiates without touching the kernel. `dialer` has been resolved.

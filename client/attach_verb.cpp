@@ -14,7 +14,6 @@
 #include "client/inquire.h"
 #include "client/nbdtab.h"
 #include "client/output.h"
-#include "client/ready.h"
 #include "client/runtime.h"
 #include "client/signals.h"
 #include "client/survive.h"
@@ -250,15 +249,8 @@ Result<Outcome> take_over(const Wanted& wanted, RuntimeStatus status, Kernel& ke
     if (auto found = dialer.resolve(Deadline::in(2s, signals.fd())); !found)
         log(Level::info, found.error().what);
     const Sysfs sysfs;
-    // A read that is answered says more of the one connection than dialling: a server of one client
-    // at a time would not answer a second one.
-    const bool alive = status.connections == 1 && can_read(status.index, status.block_size, sysfs,
-                                                           Deadline::in(2s, signals.fd()));
     print_device(caller, status.index);
-    Attachment attachment{.lock = std::move(lock),
-                          .status = std::move(status),
-                          .connections = {},
-                          .predecessor_lives = alive};
+    Attachment attachment{.lock = std::move(lock), .status = std::move(status), .connections = {}};
     return stay(request, std::move(attachment), std::move(dialer),
                 {kernel, sysfs, signals, notifier, runtime_directory}, background, caller);
 }

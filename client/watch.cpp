@@ -5,6 +5,7 @@
 #include "client/base/log.h"
 #include "client/base/text.h"
 #include "client/detach.h"
+#include "client/ready.h"
 #include "client/watchdog.h"
 #include "client/worker.h"
 
@@ -89,7 +90,6 @@ public:
           lock_(std::move(attachment.lock)),
           status_(std::move(attachment.status)),
           links_(std::move(attachment.connections)),
-          predecessor_lives_(attachment.predecessor_lives),
           dialer_(std::move(dialer)),
           events_(std::move(events)),
           config_(make_config(request, status_)) {
@@ -122,7 +122,7 @@ public:
 
     void run() {
         publish();
-        if (state_.blind > 0 && !predecessor_lives_) tell(LinkSuspected{});
+        if (state_.blind > 0 && !predecessor_answers()) tell(LinkSuspected{});
         while (state_.phase != WatchState::Phase::ended) wait_once();
     }
 
@@ -131,6 +131,14 @@ private:
         for (const WatchAction& action :
              step(state_, config_, event, Clock::now(), dialer_.candidates()))
             std::visit([this](const auto& concrete) { act(concrete); }, action);
+    }
+
+    /// A read that is answered says more of the one connection than dialling: a server of one
+    /// client at a time would not answer a second one. What dies later sends us an event.
+    bool predecessor_answers() const {
+        return events_ && config_.connections == 1 &&
+               can_read(status_.index, status_.block_size, world_.sysfs,
+                        Deadline::in(2s, world_.signals.fd()));
     }
 
     void wait_once() {
@@ -357,7 +365,6 @@ private:
     std::optional<RuntimeLock> lock_;
     RuntimeStatus status_;
     std::vector<Connection> links_;
-    bool predecessor_lives_;
     Dialer dialer_;
     std::unique_ptr<LinkEvents> events_;
     WatchConfig config_;
