@@ -237,9 +237,14 @@ std::optional<std::uint64_t> Sysfs::inflight(std::uint32_t index) const {
 
 Result<void> Sysfs::write_queue(std::uint32_t index, std::string_view attribute,
                                 std::uint64_t value) const {
+    return write_attribute(index, attribute, std::to_string(value));
+}
+
+Result<void> Sysfs::write_attribute(std::uint32_t index, std::string_view attribute,
+                                    std::string_view text) const {
     const std::string path =
         root_ + "sys/block/" + device_name(index) + "/queue/" + std::string(attribute);
-    const std::string act = "set " + path + " to " + std::to_string(value);
+    const std::string act = "set " + path + " to " + std::string(text);
     const Fd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
     if (!file) {
         const Kind kind = errno == ENOENT                     ? Kind::unsupported
@@ -247,10 +252,24 @@ Result<void> Sysfs::write_queue(std::uint32_t index, std::string_view attribute,
                                                               : Kind::internal;
         return errno_error(kind, act, errno);
     }
-    const std::string text = std::to_string(value);
     if (::write(file.get(), text.data(), text.size()) < 0)
         return errno_error(Kind::refused, act, errno);
     return {};
+}
+
+std::optional<std::string> Sysfs::scheduler(std::uint32_t index) const {
+    // "[none] mq-deadline"; a device that has no choice says only "none".
+    const auto text = read_file(root_ + "sys/block/" + device_name(index) + "/queue/scheduler");
+    if (!text) return std::nullopt;
+    const auto open = text->find('[');
+    const auto close = text->find(']');
+    if (open == std::string::npos || close == std::string::npos || close < open)
+        return std::string(trim(*text));
+    return text->substr(open + 1, close - open - 1);
+}
+
+Result<void> Sysfs::set_scheduler(std::uint32_t index, std::string_view name) const {
+    return write_attribute(index, "scheduler", name);
 }
 
 std::optional<std::uint64_t> Sysfs::max_part() const {

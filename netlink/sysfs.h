@@ -56,12 +56,18 @@ public:
     /// Writes one queue/ attribute, for instance ("max_sectors_kb", 64). Right after connect only.
     Result<void> write_queue(std::uint32_t index, std::string_view attribute,
                              std::uint64_t value) const;
+    /// The I/O scheduler in use ("none"); with the same caution.
+    std::optional<std::string> scheduler(std::uint32_t index) const;
+    /// Right after connect only; the kernel loads a scheduler it does not have yet.
+    Result<void> set_scheduler(std::uint32_t index, std::string_view name) const;
     /// The nbd module's max_part, if the module is there: 0 means no partitions.
     std::optional<std::uint64_t> max_part() const;
     /// True if the driver is loaded or built in.
     bool has_driver() const;
 
 private:
+    Result<void> write_attribute(std::uint32_t index, std::string_view attribute,
+                                 std::string_view text) const;
     std::string root_;
 };
 

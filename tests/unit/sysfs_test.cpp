@@ -130,6 +130,18 @@ TEST_F(SysfsTest, WritesAQueueAttribute) {
     EXPECT_EQ(missing.error().kind, Kind::unsupported);
 }
 
+TEST_F(SysfsTest, TheSchedulerIsTheOneInBrackets) {
+    populate();
+    EXPECT_EQ(Sysfs(root_).scheduler(0), std::nullopt);
+    put("sys/block/nbd0/queue/scheduler", "none [mq-deadline] kyber\n");
+    EXPECT_EQ(Sysfs(root_).scheduler(0), "mq-deadline");
+    put("sys/block/nbd0/queue/scheduler", "none\n");
+    EXPECT_EQ(Sysfs(root_).scheduler(0), "none");
+    EXPECT_TRUE(Sysfs(root_).set_scheduler(0, "mq-deadline"));
+    EXPECT_EQ(Sysfs(root_).scheduler(0), "mq-deadline");
+    EXPECT_FALSE(Sysfs(root_).set_scheduler(1, "mq-deadline"));
+}
+
 TEST_F(SysfsTest, MountsAreFoundByDeviceNumberOnceEach) {
     populate();
     const std::string table =
