@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::string_view not_nbd_hint =
     "use a newstyle NBD server and check the port (default 10809)";
+constexpr std::string_view no_tls_hint =
+    "set TLS up on the server; nbd:// connects without protection";
 constexpr std::string_view unknown_hint = "`nbd-client exports URI` lists them";
 constexpr std::chrono::seconds patience_for_goodbye{1};
 
@@ -38,7 +40,7 @@ constexpr std::array<Refusal, 10> refusals = {{
     {Reply::err_platform, Kind::refused, "the server's platform cannot do it",
      "the server's log may say more"},
     {Reply::err_tls_reqd, Kind::refused, "the server requires TLS",
-     "use nbds:// (or nbds+unix://) instead of nbd://"},
+     "use nbds:// (or nbds+unix://) instead of nbd://, or --tls (classic: -x)"},
     {Reply::err_unknown, Kind::absent, "the server has no such export", unknown_hint},
     {Reply::err_shutdown, Kind::unreachable, "the server is shutting down",
      "try again when it is back"},
@@ -161,6 +163,39 @@ Result<void> Handshake::read_oldstyle() {
     in_transmission_ = true;
     trace("received", "an oldstyle greeting");
     return {};
+}
+
+Result<void> Handshake::start_tls() {
+    auto agreed = agree_on_tls();
+    if (agreed) return agreed;
+    Error error = std::move(agreed).error();
+    const bool waited = error.kind == Kind::cancelled || error.kind == Kind::unreachable;
+    Error failure = failed("protect the connection to " + peer_, std::move(error));
+    if (!waited) failure.kind = Kind::insecure;
+    return failure;
+}
+
+Result<void> Handshake::agree_on_tls() {
+    if (style_ != Style::fixed_newstyle)
+        return Error{Kind::insecure, "the server is too old for TLS", std::string(no_tls_hint)};
+    if (auto sent = send_option(Option::starttls, {}); !sent) return sent;
+    auto reply = read_reply(Option::starttls);
+    if (!reply) {
+        Error error = std::move(reply).error();
+        if (error.kind == Kind::protocol) {
+            error.what = "asked for TLS, the server does not answer as it should: " + error.what;
+            error.hint = "something between here and the server may suppress TLS";
+        }
+        return error;
+    }
+    if (reply->type == Reply::ack) return {};
+    if (!is_error(reply->type))
+        return Error{Kind::protocol, "asked for TLS, the server answers " + reply_name(reply->type),
+                     "something between here and the server may suppress TLS"};
+    const std::string text =
+        reply->data.empty() ? "" : ", it says " + quoted(Reader(reply->data).rest_as_text());
+    return Error{Kind::insecure, "the server has no TLS (" + reply_name(reply->type) + text + ")",
+                 std::string(no_tls_hint)};
 }
 
 void Handshake::trace(std::string_view verb, std::string_view what) const {

@@ -45,6 +45,12 @@ public:
     /// Reads the greeting and answers the handshake flags. `peer` is used in messages.
     static Result<Handshake> start(Stream& stream, std::string peer, const Deadline& deadline);
 
+    /// NBD_OPT_STARTTLS, to be sent before any other option: after it the server waits for a TLS
+    /// handshake. Everything but an agreement is a failure (insecure), never a way around.
+    Result<void> start_tls();
+    /// Goes on over this stream, to the same peer.
+    void continue_over(Stream& stream) { stream_ = &stream; }
+
     Style style() const { return style_; }
     /// The option haggling is over: the socket carries one export now.
     bool in_transmission() const { return in_transmission_; }
@@ -77,6 +83,7 @@ private:
     Error failed(std::string_view act, Error&& error);
     void trace(std::string_view verb, std::string_view what) const;
     Result<void> greet();
+    Result<void> agree_on_tls();
     Result<void> read_oldstyle();
     Result<void> send_option(Option option, std::span<const std::byte> data);
     Result<OptionReply> read_reply(Option option);

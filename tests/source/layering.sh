@@ -51,7 +51,7 @@ may_include() {
 may_use() {
     case "$2" in
         openssl/*)
-            case "$1" in client/protocol/tls.* | client/protocol/ktls.* | \
+            case "$1" in client/protocol/tls.* | client/protocol/tls_*.cpp | client/protocol/ktls.* | \
                 client/protocol/relay.*) ;; *) return 1 ;; esac ;;
         netlink/*) [[ $1 == netlink/* ]] ;;
         CLI/*) [[ $1 == client/options.cpp ]] ;;

@@ -56,6 +56,8 @@ expect 'client/classic.cpp must not use <CLI/CLI.hpp>' \
     add client/classic.cpp '#include <CLI/CLI.hpp>'
 expect 'client/protocol/wire.h must not use <openssl/ssl.h>' \
     add client/protocol/wire.h '#include <openssl/ssl.h>'
+expect 'client/protocol/tls_context.h must not use <openssl/ssl.h>' \
+    add client/protocol/tls_context.h '#include <openssl/ssl.h>'
 expect 'circle of includes' add client/base/text.h '#include "client/base/log.h"'
 expect 'client/orphan.cpp has no tests' add client/orphan.cpp 'int orphan;'
 expect 'client/devices.cpp has no tests' cp /dev/null tests/unit/devices_test.cpp
