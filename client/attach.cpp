@@ -6,6 +6,7 @@
 #include "client/base/log.h"
 #include "client/base/process.h"
 #include "client/base/text.h"
+#include "client/protocol/ktls.h"
 #include "client/ready.h"
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <cerrno>
 #include <sched.h>
 #include <sys/random.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 #include <utility>
 
@@ -203,12 +205,30 @@ std::string limit_requests(std::uint32_t index, const ExportInfo& agreed, bool q
     return "";
 }
 
+/// A scheduler makes the kernel's own threads send, which no signal reaches. The answer is a
+/// warning, or empty.
+std::string avoid_signals(std::uint32_t index, const Sysfs& sysfs) {
+    utsname system{};
+    ::uname(&system);
+    if (!breaks_on_signals(system.release, system.version)) return "";
+    if (sysfs.scheduler(index) != "none") return "";
+    auto set = sysfs.set_scheduler(index, "mq-deadline");
+    if (set) return "";
+    return device_path(index) + ": a signal to a writing process may cut its connection (" +
+           set.error().what + ")";
+}
+
 /// In a child: since 6.12 a write to queue/ waits for requests in flight, and a server may have
 /// gone mute just after its handshake.
-Result<void> prepare_queue(std::uint32_t index, const ExportInfo& agreed, bool quick,
-                           const Sysfs& sysfs, const Deadline& deadline) {
-    const std::string warning = TRY(
-        run_in_child([&] { return limit_requests(index, agreed, quick, sysfs); }, 1024, deadline));
+Result<void> prepare_queue(std::uint32_t index, const Plan& plan, bool quick, const Sysfs& sysfs,
+                           const Deadline& deadline) {
+    const auto work = [&] {
+        std::string warning = limit_requests(index, plan.agreed, quick, sysfs);
+        if (warning.empty() && plan.connections.front().offload == offload_kernel)
+            warning = avoid_signals(index, sysfs);
+        return warning;
+    };
+    const std::string warning = TRY(run_in_child(work, 1024, deadline));
     if (!warning.empty()) log(Level::warning, warning);
     return {};
 }
@@ -356,7 +376,7 @@ Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& ke
     const auto count = static_cast<unsigned>(plan.connections.size());
     // With one connection a request that turns out slow gets its time.
     const bool quick = count > 1 && choose_timeout(request, count) == quick_timeout;
-    TRY(prepare_queue(index, plan.agreed, quick, sysfs, deadline));
+    TRY(prepare_queue(index, plan, quick, sysfs, deadline));
     const auto answered_in =
         TRY(wait_until_usable(index, plan.request.size, sysfs, request.settle, deadline));
     TRY(settle_timeout(request, index, answered_in, kernel, plan.request));
@@ -375,6 +395,7 @@ Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& ke
                                      .dead_conn_timeout = plan.request.dead_conn_timeout,
                                      .attached_since = now,
                                      .tls = request.target.tls.has_value(),
+                                     .offload = plan.connections.front().offload,
                                      .pid = ::getpid(),
                                      .state = LinkState::attached,
                                      .state_since = now,

@@ -116,6 +116,23 @@ Result<void> set_tls(AttachRequest& request, std::string_view value) {
     return {};
 }
 
+Result<void> set_ciphers(AttachRequest& request, std::string_view value) {
+    request.tls_ciphers = TRY(parse_ciphers(value));
+    return {};
+}
+
+Result<void> set_offload(AttachRequest& request, std::string_view value) {
+    if (value == "auto")
+        request.tls_offload = TlsOffload::automatic;
+    else if (value == "require")
+        request.tls_offload = TlsOffload::require;
+    else if (value == "never")
+        request.tls_offload = TlsOffload::never;
+    else
+        return cause("it is auto, require or never");
+    return {};
+}
+
 using R = AttachRequest;
 
 constexpr AttachOption table[] = {
@@ -165,7 +182,12 @@ constexpr AttachOption table[] = {
      set_text<&R::tls_psk>},
     {"tls-hostname", '\0', "NAME", "name the certificate must have", group::tls,
      set_text<&R::tls_hostname>},
-    {"tls-insecure", '\0', "", "permit a URI to switch the check off", group::tls,
+    {"tls-username", '\0', "NAME", "whose pre-shared key to use", group::tls,
+     set_text<&R::tls_username>},
+    {"tls-ciphers", '\0', "LIST", "ciphers to offer, best first", group::tls, set_ciphers},
+    {"tls-offload", '\0', "WHEN", "TLS in the kernel: auto, require, never", group::tls,
+     set_offload},
+    {"tls-insecure", '\0', "", "do not check who the server is", group::tls,
      set_flag<&R::tls_insecure>},
 
     {"essential", '\0', "", "root, swap: lock memory, no OOM kill", group::process,
@@ -185,7 +207,7 @@ Result<void> check(const AttachRequest& request) {
                                       ": not a multiple of the block size " +
                                       std::to_string(block_size)};
     const bool tls_options = !(request.tls_ca + request.tls_cert + request.tls_key +
-                               request.tls_psk + request.tls_hostname)
+                               request.tls_psk + request.tls_hostname + request.tls_username)
                                   .empty();
     if (tls_options && !request.target.tls)
         return Error{Kind::usage, "cannot use TLS options with a server that is not asked for TLS",

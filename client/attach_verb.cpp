@@ -11,10 +11,10 @@
 #include "client/devices.h"
 #include "client/exit_status.h"
 #include "client/hold.h"
-#include "client/inquire.h"
 #include "client/nbdtab.h"
 #include "client/output.h"
 #include "client/runtime.h"
+#include "client/secure.h"
 #include "client/signals.h"
 #include "client/survive.h"
 #include "client/watch.h"
@@ -63,6 +63,34 @@ void make_absolute(Target& target) {
     if (!error) endpoint->path = path;
 }
 
+std::string absolute(const std::string& path) {
+    std::error_code error;
+    const auto whole = std::filesystem::absolute(path, error);
+    return error || path.empty() ? path : whole.string();
+}
+
+/// The process that stays has another directory, and `reattach` knows the target by its canonical
+/// URI, which names neither users nor files: all of it becomes options.
+Result<void> settle_tls(Wanted& wanted, Settings& settings) {
+    AttachRequest& request = wanted.request;
+    if (!request.target.tls) return {};
+    for (std::string* path :
+         {&request.tls_ca, &request.tls_cert, &request.tls_key, &request.tls_psk,
+          &request.target.tls->certificates, &request.target.tls->psk_file})
+        *path = absolute(*path);
+    const TlsPolicy policy = TRY(tls_policy(request, request.target, {}));
+    const Settings named = {{"tls-ca", policy.ca},
+                            {"tls-cert", policy.certificate},
+                            {"tls-key", policy.key},
+                            {"tls-psk", policy.psk},
+                            {"tls-username", policy.username}};
+    for (const Setting& setting : named) {
+        std::erase_if(settings, [&](const Setting& old) { return old.name == setting.name; });
+        if (!setting.value.empty()) settings.push_back(setting);
+    }
+    return {};
+}
+
 /// What describes a device as long as it is attached, not how this process came to attach it.
 Settings lasting(const Settings& settings) {
     Settings result;
@@ -83,13 +111,10 @@ Result<Wanted> make_request(const Target& target, const std::string& device, Set
         wanted.request.reconnect_for = patience;
         settings.push_back({"reconnect-for", format_duration(patience)});
     }
-    wanted.settings = lasting(settings);
     make_absolute(wanted.request.target);
-    TRY(check_supported(wanted.request.target));
-    for (Target& alternate : wanted.request.alternates) {
-        make_absolute(alternate);
-        TRY(check_supported(alternate));
-    }
+    TRY(settle_tls(wanted, settings));
+    wanted.settings = lasting(settings);
+    for (Target& alternate : wanted.request.alternates) make_absolute(alternate);
     return wanted;
 }
 
@@ -177,6 +202,11 @@ Result<Outcome> serve(const Wanted& wanted, const Caller& caller, Kernel& kernel
         return Outcome{interrupted_status(signals), stays};
     if (!plan) return std::move(plan).error();
     for (const std::string& warning : plan->warnings) log(Level::warning, warning);
+    const bool repairs = kernel.can_reconfigure() && *request.reconnect_for != 0s;
+    if (!repairs && !plan->connections.front().offload.empty())
+        log(Level::warning,
+            "TLS in the kernel without reconnecting: the server's first change of keys, due after "
+            "16 million records with AES, ends the device (--reconnect-for avoids that)");
 
     const Watched watched{.stays = stays, .settings = wanted.settings};
     auto handed = hand_over(request, *std::move(plan), kernel, sysfs, watched, signals.fd());
@@ -245,6 +275,7 @@ Result<Outcome> take_over(const Wanted& wanted, RuntimeStatus status, Kernel& ke
                             .timeout = status.timeout,
                             .dead_conn_timeout = status.dead_conn_timeout}));
     Dialer dialer(request);
+    TRY(dialer.prepare(Deadline::in(2s, signals.fd())));
     // The watchdog goes on looking names up if this fails; it is there for bad times.
     if (auto found = dialer.resolve(Deadline::in(2s, signals.fd())); !found)
         log(Level::info, found.error().what);

@@ -58,6 +58,7 @@ void add_stored(DeviceRow& row, const StoredStatus& stored) {
     row.since = status.attached_since;
     row.connections = status.connections;
     row.tls = status.tls;
+    row.offload = if_any(status.offload);
     row.uri = if_any(status.uri);
     row.server = if_any(status.server);
     if (row.id.empty()) row.id = status.backend;

@@ -23,7 +23,8 @@ struct DeviceRow {
     std::optional<unsigned> connections;
     std::optional<unsigned> live_connections;  ///< only while watched
     std::optional<bool> tls;
-    std::string id;  ///< backend identifier as the kernel has it, empty: none
+    std::optional<std::string> offload;  ///< who protects the connections
+    std::string id;                      ///< backend identifier as the kernel has it, empty: none
     std::optional<std::string> uri;
     std::optional<pid_t> pid;  ///< the watchdog, only if alive
     std::vector<std::string> mountpoints;

@@ -3,7 +3,10 @@
 #include "client/inquire.h"
 
 #include "client/protocol/connect.h"
-#include "client/protocol/stream.h"
+#include "client/protocol/dialogue.h"
+#include "client/secure.h"
+
+#include <utility>
 
 namespace nbd {
 
@@ -12,23 +15,27 @@ namespace {
 /// Lists longer than this come without sizes: each costs a round trip.
 constexpr std::size_t most_sizes = 256;
 
-Result<ConnectRace::Winner> reach(const AttachRequest& request, const Deadline& deadline) {
-    TRY(check_supported(request.target));
-    return connect_any(TRY(resolve(request.target.endpoint, deadline)), deadline);
+/// A connection to ask over.
+struct Inquiry {
+    Fd socket;
+    Dialogue dialogue;
+};
+
+Result<Inquiry> reach(const AttachRequest& request, Security& security, const Deadline& deadline) {
+    TRY(security.load());
+    const auto addresses = TRY(resolve(request.target.endpoint, deadline));
+    auto server = TRY(connect_any(addresses, deadline));
+    Dialogue dialogue = TRY(
+        Dialogue::open(server.socket.get(), server.address.text, security.context(0), deadline));
+    return Inquiry{std::move(server.socket), std::move(dialogue)};
 }
 
 }  // namespace
 
-Result<void> check_supported(const Target& target) {
-    if (!target.tls) return {};
-    return Error{Kind::insecure, "cannot use " + to_uri(target) + ": this version has no TLS yet",
-                 "nbd:// connects without protection"};
-}
-
 Result<ExportInfo> ask_info(const AttachRequest& request, const Deadline& deadline) {
-    const auto server = TRY(reach(request, deadline));
-    SocketStream stream(server.socket.get());
-    Handshake handshake = TRY(Handshake::start(stream, server.address.text, deadline));
+    Security security(request, false);
+    Inquiry inquiry = TRY(reach(request, security, deadline));
+    Handshake& handshake = inquiry.dialogue.handshake();
     auto info = handshake.info(request.target.export_name);
     handshake.abort();
     return info;
@@ -36,9 +43,9 @@ Result<ExportInfo> ask_info(const AttachRequest& request, const Deadline& deadli
 
 Result<std::vector<ListedExport>> ask_exports(const AttachRequest& request,
                                               const Deadline& deadline) {
-    const auto server = TRY(reach(request, deadline));
-    SocketStream stream(server.socket.get());
-    Handshake handshake = TRY(Handshake::start(stream, server.address.text, deadline));
+    Security security(request, false);
+    Inquiry inquiry = TRY(reach(request, security, deadline));
+    Handshake& handshake = inquiry.dialogue.handshake();
     auto exports = handshake.list();
     if (exports && exports->size() <= most_sizes)
         for (ListedExport& entry : *exports) {

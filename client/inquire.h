@@ -17,7 +17,4 @@ Result<ExportInfo> ask_info(const AttachRequest& request, const Deadline& deadli
 Result<std::vector<ListedExport>> ask_exports(const AttachRequest& request,
                                               const Deadline& deadline);
 
-/// TLS asked for is TLS or a failure: nbds targets are refused as long as there is none.
-Result<void> check_supported(const Target& target);
-
 }  // namespace nbd

@@ -2,6 +2,7 @@
 // What is to be attached and how: the one value all front ends produce and the use cases consume.
 #pragma once
 
+#include "client/protocol/tls_suite.h"
 #include "client/protocol/uri.h"
 
 #include <chrono>
@@ -18,6 +19,13 @@ namespace nbd {
 inline bool is_uri(std::string_view word) {
     return word.find("://") != std::string_view::npos;
 }
+
+/// Who encrypts what the device transfers.
+enum class TlsOffload {
+    automatic,  ///< the kernel where it can, else a process of ours
+    require,    ///< the kernel, or failure
+    never,      ///< a process of ours
+};
 
 struct AttachRequest {
     Target target;
@@ -48,7 +56,10 @@ struct AttachRequest {
 
     // TLS.
     std::string tls_ca = {}, tls_cert = {}, tls_key = {}, tls_psk = {}, tls_hostname = {};
-    bool tls_insecure = false;
+    std::string tls_username = {};            ///< whose pre-shared key is ours
+    std::vector<TlsCipher> tls_ciphers = {};  ///< best first; empty: what is fastest here
+    TlsOffload tls_offload = TlsOffload::automatic;
+    bool tls_insecure = false;  ///< do not check who the server is
 
     // The process.
     bool essential = false;  ///< root, swap: locked memory, no OOM kill

@@ -99,6 +99,7 @@ json to_json(const RuntimeStatus& status) {
             {"dead_conn_timeout", status.dead_conn_timeout.count()},
             {"attached_since", time_to_json(status.attached_since)},
             {"tls", status.tls},
+            {"tls_offload", text_to_json(status.offload)},
             {"pid", status.pid},
             {"state", to_string(status.state)},
             {"state_since", time_to_json(status.state_since)},
@@ -230,6 +231,7 @@ std::optional<RuntimeStatus> from_json(const json& document) {
     fields.read("dead_conn_timeout", status.dead_conn_timeout);
     fields.read("attached_since", status.attached_since);
     fields.read("tls", status.tls);
+    fields.read("tls_offload", status.offload);
     fields.read("pid", status.pid);
     fields.read("state", status.state);
     fields.read("state_since", status.state_since);

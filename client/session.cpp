@@ -3,7 +3,7 @@
 #include "client/session.h"
 
 #include "client/base/text.h"
-#include "client/protocol/stream.h"
+#include "client/protocol/dialogue.h"
 
 #include <algorithm>
 #include <array>
@@ -57,7 +57,9 @@ Result<void> check_same_export(const ExportInfo& agreed, const ExportInfo& now,
 }
 
 Dialer::Dialer(const AttachRequest& request)
-    : request_(request), addresses_(1 + request.alternates.size()) {}
+    : request_(request),
+      security_(request, !request.dry_run),
+      addresses_(1 + request.alternates.size()) {}
 
 const Target& Dialer::target(std::size_t number) const {
     return number == 0 ? request_.target : request_.alternates[number - 1];
@@ -108,8 +110,32 @@ std::optional<std::size_t> Dialer::target_of(std::string_view address) const {
     return candidate_target_[found->tag];
 }
 
+Result<void> Dialer::prepare(const Deadline& deadline) {
+    if (!security_.loaded()) return security_.load();
+    // The files of an essential device may be on it: only if there is nothing to win without.
+    if (!request_.essential || rejected_) security_.refresh(deadline);
+    return {};
+}
+
 Result<void> Dialer::resolve(const Deadline& deadline) {
+    TRY(prepare(deadline));
     use(TRY(look_up(request_, deadline)));
+    return {};
+}
+
+Result<void> Dialer::negotiate(Connection& connection, const Deadline& deadline) const {
+    const int fd = connection.socket.get();
+    Dialogue dialogue =
+        TRY(Dialogue::open(fd, connection.server, security_.context(connection.target), deadline));
+    Handshake& handshake = dialogue.handshake();
+    auto info = handshake.go(target(connection.target).export_name, !request_.no_optgo);
+    if (!info) {
+        handshake.abort();
+        return std::move(info).error();
+    }
+    connection.info = *std::move(info);
+    if (dialogue.tls() != nullptr && !request_.dry_run)
+        connection.offload = TRY(hand_to_kernel(*dialogue.tls(), fd, connection.server, deadline));
     return {};
 }
 
@@ -124,14 +150,7 @@ Result<Connection> Dialer::shake(ConnectRace::Winner winner, const Deadline& dea
         connection.info.size = request_.size.value_or(0);
         connection.info.flags = static_cast<std::uint16_t>(TransmissionFlag::has_flags);
     } else {
-        SocketStream stream(connection.socket.get());
-        Handshake handshake = TRY(Handshake::start(stream, connection.server, deadline));
-        auto info = handshake.go(target(number).export_name, !request_.no_optgo);
-        if (!info) {
-            handshake.abort();
-            return std::move(info).error();
-        }
-        connection.info = *std::move(info);
+        TRY(negotiate(connection, deadline));
     }
     TRY(prepare_for_kernel(connection.socket.get(), request_.keepalive));
     return connection;
@@ -189,7 +208,13 @@ std::optional<Error> Dialer::start_attempt() {
 }
 
 std::optional<Result<Connection>> Dialer::advance(const Deadline& deadline) {
-    if (auto winner = race_.take_winner()) return shake(*std::move(winner), deadline);
+    if (auto winner = race_.take_winner()) {
+        if (auto prepared = prepare(deadline); !prepared)
+            return Result<Connection>(std::move(prepared).error());
+        auto connection = shake(*std::move(winner), deadline);
+        rejected_ = !connection && connection.error().kind == Kind::insecure;
+        return connection;
+    }
     if (race_.empty() && race_.last_error()) return Result<Connection>(*race_.last_error());
     return std::nullopt;
 }

@@ -7,6 +7,7 @@
 #include "client/protocol/connect.h"
 #include "client/protocol/handshake.h"
 #include "client/request.h"
+#include "client/secure.h"
 
 #include <chrono>
 #include <cstddef>
@@ -24,6 +25,7 @@ struct Connection {
     std::size_t target = 0;   ///< which of the dialer's targets: 0 is the request's own
     std::size_t address = 0;  ///< which of the dialer's addresses
     ExportInfo info;
+    std::string offload = {};  ///< who protects it once handed over; empty: it is plain
 };
 
 /// Knows every address of the target and its alternates, and how to shake hands there.
@@ -46,7 +48,10 @@ public:
     /// Which target has the address of this text.
     std::optional<std::size_t> target_of(std::string_view address) const;
 
-    /// look_up() and use().
+    /// Loads what TLS needs, or looks whether it has changed.
+    Result<void> prepare(const Deadline& deadline);
+
+    /// prepare(), look_up() and use().
     Result<void> resolve(const Deadline& deadline);
 
     /// Waits until one address gives the export; all are tried, the request's own target first.
@@ -75,10 +80,13 @@ public:
     void stop() { race_.clear(); }
 
 private:
+    Result<void> negotiate(Connection& connection, const Deadline& deadline) const;
     Result<Connection> shake(ConnectRace::Winner winner, const Deadline& deadline) const;
     const Target& target(std::size_t number) const;
 
     AttachRequest request_;
+    Security security_;
+    bool rejected_ = false;  ///< the last handshake failed for want of something in the TLS files
     Addresses addresses_;
     std::vector<Address> candidates_;  ///< all of them in order; `tag` is the index
     std::vector<std::size_t> candidate_target_;

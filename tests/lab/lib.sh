@@ -162,6 +162,49 @@ serve_nbd_server() { # NAME HOST:PORT EXPORT=FILE...
     start_server "$name" "$address" nbd-server -d -C "$LAB_SCRATCH/$name.conf" -p "/run/$name.pid"
 }
 
+# --- certificates, made anew for each test: NAME.pem with NAME.key, in $LAB_SCRATCH/tls
+
+# An authority that vouches for others.
+make_authority() { # NAME
+    mkdir -p "$LAB_SCRATCH/tls"
+    (
+        cd "$LAB_SCRATCH/tls"
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
+            -subj "/CN=authority $1" -keyout "$1.key" -out "$1.pem" \
+            -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign,cRLSign
+    ) >"$LAB_SCRATCH/tls.log" 2>&1 || fail "no authority $1: $(<"$LAB_SCRATCH/tls.log")"
+}
+
+# A certificate for NAMES (DNS:a,IP:b), from FIRST to LAST (YYYYMMDDHHMMSSZ) or around now.
+make_certificate() { # AUTHORITY NAME NAMES [FIRST LAST]
+    (
+        cd "$LAB_SCRATCH/tls"
+        printf '%s\n' '[ca]' 'default_ca=it' '[it]' "database=$2.index" "serial=$2.serial" \
+            'new_certs_dir=.' 'default_md=sha256' 'policy=any' 'default_days=30' 'unique_subject=no' \
+            'rand_serial=yes' '[any]' 'commonName=supplied' '[more]' "subjectAltName=$3" >"$2.conf"
+        : >"$2.index"
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$2" \
+            -keyout "$2.key" -out "$2.request"
+        openssl ca -batch -notext -config "$2.conf" -extensions more -cert "$1.pem" \
+            -keyfile "$1.key" -in "$2.request" -out "$2.pem" ${4:+-startdate "$4" -enddate "$5"}
+    ) >"$LAB_SCRATCH/tls.log" 2>&1 || fail "no certificate $2: $(<"$LAB_SCRATCH/tls.log")"
+}
+
+# The folder FOLDER with the file names that nbdkit and qemu-nbd expect.
+lay_out_certificates() { # FOLDER AUTHORITY SERVER [CLIENT]
+    mkdir -p "$1"
+    (
+        cd "$LAB_SCRATCH/tls"
+        cp "$2.pem" "$1/ca-cert.pem"
+        cp "$3.pem" "$1/server-cert.pem" && cp "$3.key" "$1/server-key.pem"
+        [ -z "${4:-}" ] || { cp "$4.pem" "$1/client-cert.pem" && cp "$4.key" "$1/client-key.pem"; }
+    )
+}
+
+tls_count() { # NAME; one of the kernel's own counters
+    awk -v name="$1" '$1 == name { print $2 }' /proc/net/tls_stat
+}
+
 # --- the proxy that breaks connections
 
 start_proxy() { # NAME LISTEN TARGET

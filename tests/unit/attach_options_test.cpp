@@ -106,6 +106,19 @@ TEST(AttachOptions, TheLastOneWinsAndAlternatesAddUp) {
     EXPECT_EQ(to_uri(two[1]), "nbd://c/x");
 }
 
+TEST(AttachOptions, CiphersAndOffloadAreWords) {
+    const auto r = applied(
+        {{"tls", ""}, {"tls-ciphers", "aes-256-gcm,aes-128-gcm"}, {"tls-offload", "require"}});
+    EXPECT_EQ(r.tls_ciphers, (std::vector{TlsCipher::aes_256_gcm, TlsCipher::aes_128_gcm}));
+    EXPECT_EQ(r.tls_offload, TlsOffload::require);
+    EXPECT_EQ(applied({{"tls-offload", "never"}}).tls_offload, TlsOffload::never);
+    EXPECT_EQ(applied({{"tls-offload", "auto"}}).tls_offload, TlsOffload::automatic);
+    EXPECT_EQ(failure({{"tls-offload", "perhaps"}}),
+              "cannot use option tls-offload \"perhaps\": it is auto, require or never");
+    EXPECT_EQ(failure({{"tls-ciphers", "des"}}),
+              "cannot use option tls-ciphers \"des\": there is no cipher \"des\"");
+}
+
 TEST(AttachOptions, TlsEngagesTheTarget) {
     EXPECT_FALSE(applied({}).target.tls);
     EXPECT_TRUE(applied({{"tls", ""}}).target.tls);
@@ -141,7 +154,8 @@ TEST(AttachOptions, BadValuesAreNamed) {
     for (const auto& [setting, cause] : cases)
         EXPECT_EQ(failure({setting}),
                   "cannot use option " + setting.name + ' ' + nbd::quoted(setting.value) + cause);
-    for (const char* text : {"id", "tls-ca", "tls-cert", "tls-key", "tls-psk", "tls-hostname"})
+    for (const char* text :
+         {"id", "tls-ca", "tls-cert", "tls-key", "tls-psk", "tls-hostname", "tls-username"})
         EXPECT_EQ(failure({{text, ""}}),
                   "cannot use option " + std::string(text) + ": its value is missing");
     EXPECT_NE(failure({{"alternate", "store"}}), "");

@@ -30,6 +30,7 @@ protected:
         status.block_size = 4096;
         status.connections = 4;
         status.tls = true;
+        status.offload = "ktls";
         status.attached_since = Time(seconds(1000));
         status.pid = 412;
         status.state = LinkState::reconnecting;
@@ -97,6 +98,7 @@ TEST_F(Devices, WhileWatchedTheFileIsOfNow) {
     EXPECT_EQ(row.block_size, 4096U);
     EXPECT_EQ(row.connections, 4U);
     EXPECT_EQ(row.tls, true);
+    EXPECT_EQ(row.offload, "ktls");
     EXPECT_EQ(row.state, LinkState::reconnecting);
     EXPECT_EQ(row.since, Time(seconds(2000)));
     EXPECT_EQ(row.live_connections, 0U);
@@ -129,6 +131,7 @@ TEST_F(Devices, UnwatchedOnlyWhatDoesNotChangeIsBelieved) {
     EXPECT_EQ(row.block_size, 4096U);
     EXPECT_EQ(row.connections, 4U);
     EXPECT_EQ(row.tls, true);
+    EXPECT_EQ(row.offload, "ktls");
     EXPECT_EQ(row.state, LinkState::attached);
     EXPECT_EQ(row.since, Time(seconds(1000)));
     EXPECT_FALSE(row.pid || row.live_connections || row.reconnects || row.fails_at ||

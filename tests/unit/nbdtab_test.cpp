@@ -134,6 +134,8 @@ TEST(Nbdtab, ReadsEveryAttachOption) {
         std::string value;
         if (!option.metavar.empty()) value = option.name == "alternate" ? "nbd://b/vm" : "4096";
         if (option.name == "connections") value = "4";
+        if (option.name == "tls-ciphers") value = "aes-256-gcm:aes-128-gcm";
+        if (option.name == "tls-offload") value = "require";
         std::string line = "nbd0 store vm " + std::string(option.name);
         if (!value.empty()) line += "=" + value;
         if (option.name == "preinit") line += ",size=4096";

@@ -95,7 +95,8 @@ TEST_F(Options, EveryAttachOptionIsOneOfAttach) {
     for (const AttachOption& option : attach_options()) {
         std::string value;
         if (!option.metavar.empty()) value = option.name == "alternate" ? "nbd://b/vm" : "4096";
-        if (option.name == "connections") value = "auto";
+        if (option.name == "connections" || option.name == "tls-offload") value = "auto";
+        if (option.name == "tls-ciphers") value = "aes-128-gcm";
         const std::string size = option.name == "preinit" ? " --size 4096" : "";
         const std::string scheme = option.group == group::tls ? "nbds" : "nbd";
         const auto attach = command<AttachCommand>("attach " + scheme + "://a/vm" + size + " --" +

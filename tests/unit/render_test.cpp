@@ -22,6 +22,7 @@ std::vector<DeviceRow> two_rows() {
     watched.connections = 4;
     watched.live_connections = 3;
     watched.tls = true;
+    watched.offload = "ktls";
     watched.id = "nbds://store/root#1";
     watched.uri = "nbds://store/root";
     watched.pid = 412;
@@ -113,6 +114,7 @@ TEST(Render, JsonOfAllAndOfSome) {
       "connections": 4,
       "live_connections": 3,
       "tls": true,
+      "tls_offload": "ktls",
       "id": "nbds://store/root#1",
       "uri": "nbds://store/root",
       "pid": 412,

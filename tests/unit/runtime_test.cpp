@@ -35,6 +35,7 @@ RuntimeStatus full_status() {
     status.dead_conn_timeout = forever;
     status.attached_since = Time(seconds(1769847300));
     status.tls = true;
+    status.offload = "ktls";
     status.pid = 412;
     status.state = LinkState::degraded;
     status.state_since = Time(seconds(1769847400));
@@ -57,6 +58,7 @@ void expect_same(const RuntimeStatus& a, const RuntimeStatus& b) {
     EXPECT_EQ(a.dead_conn_timeout, b.dead_conn_timeout);
     EXPECT_EQ(a.attached_since, b.attached_since);
     EXPECT_EQ(a.tls, b.tls);
+    EXPECT_EQ(a.offload, b.offload);
     EXPECT_EQ(a.pid, b.pid);
     EXPECT_EQ(a.state, b.state);
     EXPECT_EQ(a.state_since, b.state_since);

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT
+// The TLS side of a request: policies from options and URIs, loaded contexts, the way to the
+// kernel.
+#include "client/secure.h"
+
+#include "client/base/log.h"
+#include "client/base/process.h"
+#include "client/base/text.h"
+#include "client/protocol/ktls.h"
+
+#include <algorithm>
+#include <functional>
+#include <unistd.h>
+#include <utility>
+
+namespace nbd {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Reading a few files; more means that they lie where nobody answers.
+constexpr auto refresh_limit = 500ms;
+constexpr auto pause_after_hang = 60s;
+constexpr std::size_t max_texts = 32 * 1024 * 1024;
+
+std::string first_of(const std::string& first, const std::string& second) {
+    return first.empty() ? second : first;
+}
+
+bool exists(const std::string& path) {
+    return ::access(path.c_str(), F_OK) == 0;
+}
+
+std::string host_of(const Endpoint& endpoint) {
+    const auto* const tcp = std::get_if<TcpEndpoint>(&endpoint);
+    return tcp == nullptr ? "" : tcp->host.substr(0, tcp->host.find('%'));
+}
+
+Error insecure(const Target& target, const std::string& cause, std::string hint) {
+    return {Kind::insecure, "cannot protect " + to_uri(target) + ": " + cause, std::move(hint)};
+}
+
+/// The files of libnbd's tls-certificates=DIRECTORY.
+void add_directory(TlsPolicy& policy, const std::string& directory) {
+    policy.ca = first_of(policy.ca, directory + "/ca-cert.pem");
+    const std::string certificate = directory + "/client-cert.pem";
+    if (!policy.certificate.empty() || !exists(certificate)) return;
+    policy.certificate = certificate;
+    policy.key = first_of(policy.key, directory + "/client-key.pem");
+}
+
+Result<void> check_policy(const TlsPolicy& policy, const Target& target, bool insecure_allowed) {
+    if (policy.type == TlsType::anonymous)
+        return insecure(target, "anonymous TLS does not tell who the server is",
+                        "use certificates (tls-type=x509) or shared keys (tls-type=psk)");
+    if (!target.tls->verify_peer && !insecure_allowed)
+        return insecure(target, "tls-verify-peer=0 would trust anybody",
+                        "leave it out; --tls-insecure insists on it");
+    if (policy.type == TlsType::psk && policy.psk.empty())
+        return insecure(target, "there is no file of shared keys",
+                        "name one with --tls-psk or tls-psk-file=");
+    if (policy.type == TlsType::x509 && policy.verify && policy.hostname.empty())
+        return insecure(target, "a unix socket has no host name to check",
+                        "--tls-hostname says which name the certificate has");
+    if (!policy.certificate.empty() && policy.key.empty())
+        return insecure(target, "our certificate is of no use without its key",
+                        "--tls-key names the file of the key");
+    return {};
+}
+
+}  // namespace
+
+Result<TlsPolicy> tls_policy(const AttachRequest& request, const Target& target,
+                             std::vector<TlsSuite> suites) {
+    const TlsWish& wish = *target.tls;
+    TlsPolicy policy{.type = wish.type,
+                     .hostname = first_of(first_of(request.tls_hostname, wish.hostname),
+                                          host_of(target.endpoint)),
+                     .verify = !request.tls_insecure,
+                     .ca = request.tls_ca,
+                     .certificate = request.tls_cert,
+                     .key = request.tls_key,
+                     .psk = first_of(request.tls_psk, wish.psk_file),
+                     .username = first_of(request.tls_username, wish.username),
+                     .suites = std::move(suites)};
+    if (!request.tls_psk.empty()) policy.type = TlsType::psk;
+    if (policy.hostname.ends_with('.')) policy.hostname.pop_back();
+    if (!wish.certificates.empty() && policy.type == TlsType::x509)
+        add_directory(policy, wish.certificates);
+    TRY(check_policy(policy, target, request.tls_insecure));
+    return policy;
+}
+
+Security::Security(const AttachRequest& request, bool for_kernel)
+    : request_(request),
+      for_kernel_(for_kernel),
+      wanted_(request.target.tls ||
+              std::ranges::any_of(request.alternates,
+                                  [](const Target& other) { return other.tls.has_value(); })) {
+    for (std::size_t i = 0; i <= request.alternates.size(); ++i)
+        entries_.push_back(target(i).tls ? std::make_unique<Entry>() : nullptr);
+}
+
+const Target& Security::target(std::size_t number) const {
+    return number == 0 ? request_.target : request_.alternates[number - 1];
+}
+
+const TlsContext* Security::context(std::size_t number) const {
+    return entries_[number] ? entries_[number]->context.get() : nullptr;
+}
+
+Result<void> Security::load() {
+    if (!wanted_) return {};
+    const std::vector<TlsSuite> carried =
+        for_kernel_ ? probe_kernel_tls()
+                    : std::vector<TlsSuite>(all_suites().begin(), all_suites().end());
+    const auto cpuinfo = read_file("/proc/cpuinfo");
+    const std::vector<TlsCipher> ciphers =
+        request_.tls_ciphers.empty() ? default_ciphers(cpuinfo && has_aes_instructions(*cpuinfo))
+                                     : request_.tls_ciphers;
+    suites_ = suites_to_offer(ciphers, carried);
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+        if (!entries_[i]) continue;
+        if (for_kernel_) TRY(check_offload(request_, target(i), suites_));
+        TRY(load_entry(i));
+    }
+    if (request_.tls_insecure)
+        log(Level::warning, "TLS without checking who the server is: anybody between here and " +
+                                to_string(request_.target.endpoint) + " can read and change all");
+    loaded_ = true;
+    return {};
+}
+
+Result<void> Security::load_entry(std::size_t number) {
+    Entry& entry = *entries_[number];
+    entry.policy = TRY(tls_policy(request_, target(number), suites_));
+    const TlsTexts texts = TRY(read_tls_files(entry.policy));
+    entry.context = TRY(TlsContext::make(entry.policy, texts));
+    const Secret packed(pack(texts));
+    entry.fingerprint = std::hash<std::string_view>{}(packed.text());
+    return {};
+}
+
+void Security::refresh(const Deadline& deadline) {
+    if (!loaded_ || Clock::now() < no_refresh_before_) return;
+    for (const auto& entry : entries_) {
+        if (!entry) continue;
+        const auto read = [&entry]() -> std::string {
+            const auto texts = read_tls_files(entry->policy);
+            return texts ? pack(*texts) : "";
+        };
+        auto packed = run_in_child(read, max_texts, deadline.at_most(refresh_limit));
+        if (packed)
+            take_texts(*entry, *std::move(packed));
+        else if (packed.error().kind == Kind::unreachable)
+            no_refresh_before_ = Clock::now() + pause_after_hang;
+    }
+}
+
+void Security::take_texts(Entry& entry, std::string&& packed) {
+    const std::size_t fingerprint = std::hash<std::string_view>{}(packed);
+    if (packed.empty() || fingerprint == entry.fingerprint) return;
+    // Half of a pair may have been written yet: what was loaded goes on being used.
+    auto context = TlsContext::make(entry.policy, unpack(std::move(packed)));
+    if (!context) return;
+    entry.context = *std::move(context);
+    entry.fingerprint = fingerprint;
+}
+
+Result<void> check_offload(const AttachRequest& request, const Target& target,
+                           const std::vector<TlsSuite>& carried) {
+    const auto cannot = [&target](const std::string& cause, std::string hint) {
+        return Error{Kind::unsupported,
+                     "cannot let the kernel protect " + to_uri(target) + ": " + cause,
+                     std::move(hint)};
+    };
+    const std::string no_relay = "; this version has no relay to stand in";
+    if (request.tls_offload == TlsOffload::never)
+        return cannot("--tls-offload=never forbids it" + no_relay, "leave --tls-offload out");
+    if (std::holds_alternative<UnixEndpoint>(target.endpoint))
+        return cannot("it knows TLS only over TCP, not over unix sockets" + no_relay,
+                      "connect by TCP (nbds://HOST/)");
+    if (carried.empty())
+        return cannot("it has no TLS for any of the ciphers" + no_relay,
+                      "modprobe tls, or the kernel lacks it; --tls-ciphers may be too narrow");
+    return {};
+}
+
+Result<std::string> hand_to_kernel(TlsStream& tls, int fd, const std::string& server,
+                                   const Deadline& deadline) {
+    auto keys = tls.take_keys(deadline);
+    if (!keys) {
+        Error error = std::move(keys).error();
+        error.what =
+            "cannot give the TLS connection to " + server + " to the kernel: " + error.what;
+        return error;
+    }
+    TRY(install_kernel_tls(fd, *keys));
+    return std::string(offload_kernel);
+}
+
+}  // namespace nbd

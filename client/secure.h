@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// The TLS side of a request: policies from options and URIs, loaded contexts, the way to the
+// kernel.
+#pragma once
+
+#include "client/base/deadline.h"
+#include "client/protocol/dialogue.h"
+#include "client/protocol/tls_context.h"
+#include "client/request.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace nbd {
+
+/// Who encrypts a connection that was handed over; what `list` shows.
+inline constexpr std::string_view offload_kernel = "ktls";
+
+/// What options and URI together ask for, options first. Kind::insecure where nothing would be
+/// checked without the user having said so.
+Result<TlsPolicy> tls_policy(const AttachRequest& request, const Target& target,
+                             std::vector<TlsSuite> suites);
+
+/// The contexts for a request's target and its alternates.
+class Security {
+public:
+    /// `for_kernel`: only what the kernel can go on with is offered.
+    Security(const AttachRequest& request, bool for_kernel);
+
+    /// Tries out what the kernel can carry, reads the files; nothing to do without TLS.
+    Result<void> load();
+    bool loaded() const { return loaded_; }
+    /// Loads the files again if they can be read and have changed; else what was loaded stays. They
+    /// may lie on the very device we serve: a child reads them, and not for long.
+    void refresh(const Deadline& deadline);
+    /// Null: this target is plain. The pointer holds until the next refresh().
+    const TlsContext* context(std::size_t target) const;
+
+private:
+    struct Entry {
+        TlsPolicy policy;
+        std::unique_ptr<TlsContext> context;
+        std::size_t fingerprint = 0;  ///< of the texts in use
+    };
+    const Target& target(std::size_t number) const;
+    Result<void> load_entry(std::size_t number);
+    void take_texts(Entry& entry, std::string&& packed);
+
+    AttachRequest request_;
+    bool for_kernel_;
+    bool wanted_;
+    bool loaded_ = false;
+    std::vector<TlsSuite> suites_;
+    std::vector<std::unique_ptr<Entry>> entries_;
+    Clock::time_point no_refresh_before_{};
+};
+
+/// Whether a target's connections can be handed over as the request wants it. The one place to
+/// change when there is something else than the kernel to protect them: a relay.
+Result<void> check_offload(const AttachRequest& request, const Target& target,
+                           const std::vector<TlsSuite>& carried);
+
+/// Makes the kernel go on with a connection past its handshake, and says who protects it: from then
+/// on the socket is plain to whoever holds it. The other half of check_offload().
+Result<std::string> hand_to_kernel(TlsStream& tls, int fd, const std::string& server,
+                                   const Deadline& deadline);
+
+}  // namespace nbd
