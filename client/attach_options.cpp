@@ -206,7 +206,8 @@ Result<void> check(const AttachRequest& request) {
         return Error{Kind::usage, "cannot use size " + std::to_string(*request.size) +
                                       ": not a multiple of the block size " +
                                       std::to_string(block_size)};
-    const bool tls_options = !(request.tls_ca + request.tls_cert + request.tls_key +
+    const bool tls_options = !request.tls_ciphers.empty() ||
+                             !(request.tls_ca + request.tls_cert + request.tls_key +
                                request.tls_psk + request.tls_hostname + request.tls_username)
                                   .empty();
     if (tls_options && !request.target.tls)

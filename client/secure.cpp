@@ -9,7 +9,6 @@
 #include "client/protocol/ktls.h"
 
 #include <algorithm>
-#include <functional>
 #include <unistd.h>
 #include <utility>
 
@@ -22,7 +21,6 @@ using namespace std::chrono_literals;
 /// Reading a few files; more means that they lie where nobody answers.
 constexpr auto refresh_limit = 500ms;
 constexpr auto pause_after_hang = 60s;
-constexpr std::size_t max_texts = 32 * 1024 * 1024;
 
 std::string first_of(const std::string& first, const std::string& second) {
     return first.empty() ? second : first;
@@ -137,8 +135,7 @@ Result<void> Security::load_entry(std::size_t number) {
     entry.policy = TRY(tls_policy(request_, target(number), suites_));
     const TlsTexts texts = TRY(read_tls_files(entry.policy));
     entry.context = TRY(TlsContext::make(entry.policy, texts));
-    const Secret packed(pack(texts));
-    entry.fingerprint = std::hash<std::string_view>{}(packed.text());
+    entry.fingerprint = fingerprint(texts);
     return {};
 }
 
@@ -146,26 +143,26 @@ void Security::refresh(const Deadline& deadline) {
     if (!loaded_ || Clock::now() < no_refresh_before_) return;
     for (const auto& entry : entries_) {
         if (!entry) continue;
-        const auto read = [&entry]() -> std::string {
+        // No secret goes through the pipe, only whether there is news.
+        const auto look = [&entry]() -> std::string {
             const auto texts = read_tls_files(entry->policy);
-            return texts ? pack(*texts) : "";
+            return texts && fingerprint(*texts) != entry->fingerprint ? "news" : "";
         };
-        auto packed = run_in_child(read, max_texts, deadline.at_most(refresh_limit));
-        if (packed)
-            take_texts(*entry, *std::move(packed));
-        else if (packed.error().kind == Kind::unreachable)
+        const auto news = run_in_child(look, 16, deadline.at_most(refresh_limit));
+        if (news && !news->empty()) reload(*entry);
+        if (!news && news.error().kind == Kind::unreachable)
             no_refresh_before_ = Clock::now() + pause_after_hang;
     }
 }
 
-void Security::take_texts(Entry& entry, std::string&& packed) {
-    const std::size_t fingerprint = std::hash<std::string_view>{}(packed);
-    if (packed.empty() || fingerprint == entry.fingerprint) return;
-    // Half of a pair may have been written yet: what was loaded goes on being used.
-    auto context = TlsContext::make(entry.policy, unpack(std::move(packed)));
+/// Half of a pair may have been written yet: then what was loaded goes on being used.
+void Security::reload(Entry& entry) {
+    const auto texts = read_tls_files(entry.policy);
+    if (!texts) return;
+    auto context = TlsContext::make(entry.policy, *texts);
     if (!context) return;
     entry.context = *std::move(context);
-    entry.fingerprint = fingerprint;
+    entry.fingerprint = fingerprint(*texts);
 }
 
 Result<void> check_offload(const AttachRequest& request, const Target& target,

@@ -33,7 +33,7 @@ public:
     Result<void> load();
     bool loaded() const { return loaded_; }
     /// Loads the files again if they can be read and have changed; else what was loaded stays. They
-    /// may lie on the very device we serve: a child reads them, and not for long.
+    /// may lie on the very device we serve: a child reads them first, and not for long.
     void refresh(const Deadline& deadline);
     /// Null: this target is plain. The pointer holds until the next refresh().
     const TlsContext* context(std::size_t target) const;
@@ -46,7 +46,7 @@ private:
     };
     const Target& target(std::size_t number) const;
     Result<void> load_entry(std::size_t number);
-    void take_texts(Entry& entry, std::string&& packed);
+    void reload(Entry& entry);
 
     AttachRequest request_;
     bool for_kernel_;

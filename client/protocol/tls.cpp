@@ -169,6 +169,9 @@ Error TlsStream::closed() {
             "connection",
             "--tls-cert and --tls-key name ours; the server's log may say more");
     if (shaken_) return {Kind::protocol, "the connection was closed by the server"};
+    if (observed_.context->policy().type == TlsType::psk)
+        return insecure("the server closed the connection when it had seen our shared key's name",
+                        "name and key must be the same in the server's file");
     return insecure(any_record_ ? "the server closed the connection"
                                 : "the server closed the connection when TLS was to begin",
                     "the server's log may say more");

@@ -2,13 +2,16 @@
 // What protects a TLS connection, in files: authorities, our certificate and key, shared keys.
 #include "client/protocol/tls_credentials.h"
 
-#include "client/base/bytes.h"
 #include "client/base/fd.h"
 #include "client/base/text.h"
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
+#include <fcntl.h>
+#include <functional>
 #include <optional>
-#include <span>
+#include <unistd.h>
 
 namespace nbd {
 
@@ -28,24 +31,44 @@ constexpr std::array system_bundles = {
     "/etc/ssl/cert.pem",
 };
 
-Error unreadable(std::string_view what, Error&& error) {
-    return {Kind::insecure, "cannot load " + std::string(what) + ": " + error.what};
+Error unreadable(std::string_view what, const std::string& path, const std::string& cause) {
+    return {Kind::insecure, "cannot load " + std::string(what) + " from " + path + ": " + cause};
+}
+
+/// Unlike read_file(), leaves no copy behind. An errno, or 0.
+int read_whole(const std::string& path, Secret& text) {
+    const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file) return errno;
+    Secret buffer(64 * 1024);
+    std::size_t size = 0;
+    for (;;) {
+        const ssize_t count = ::read(file.get(), buffer.data() + size, buffer.size() - size);
+        if (count < 0 && errno != EINTR) return errno;
+        if (count == 0) break;
+        if (count > 0) size += static_cast<std::size_t>(count);
+        if (size < buffer.size()) continue;
+        if (size >= max_file) return EFBIG;
+        Secret larger(2 * size);
+        std::ranges::copy(buffer.bytes(), larger.data());
+        buffer = std::move(larger);
+    }
+    text = Secret(buffer.bytes().first(size));
+    return 0;
 }
 
 Result<Secret> read_secret(std::string_view what, const std::string& path) {
-    if (path.empty()) return Secret();
-    auto text = read_file(path, max_file);
-    if (!text) return unreadable(what, std::move(text).error());
-    if (trim(*text).empty())
-        return Error{Kind::insecure,
-                     "cannot load " + std::string(what) + ": " + path + " is empty"};
-    return Secret(*std::move(text));
+    Secret text;
+    if (path.empty()) return text;
+    if (const int error = read_whole(path, text); error != 0)
+        return unreadable(what, path, errno_text(error));
+    if (trim(text.text()).empty()) return unreadable(what, path, "it is empty");
+    return text;
 }
 
 Result<Secret> read_system_authorities() {
+    Secret text;
     for (const char* path : system_bundles)
-        if (auto text = read_file(path, max_file); text && !text->empty())
-            return Secret(*std::move(text));
+        if (read_whole(path, text) == 0 && !text.empty()) return text;
     return Error{Kind::insecure, "cannot load the system's certificate authorities: there are none",
                  "install the package ca-certificates, or name a file with --tls-ca"};
 }
@@ -103,30 +126,11 @@ Result<TlsTexts> read_tls_files(const TlsPolicy& policy) {
     return texts;
 }
 
-std::string pack(const TlsTexts& texts) {
-    std::string packed;
-    for (const Secret* text : {&texts.ca, &texts.certificate, &texts.key, &texts.psk}) {
-        const std::uint64_t size = text->size();
-        for (unsigned shift = 0; shift < 64; shift += 8)
-            packed += static_cast<char>(size >> shift & 0xff);
-        packed += text->text();
-    }
-    return packed;
-}
-
-TlsTexts unpack(std::string&& packed) {
-    TlsTexts texts;
-    const Secret whole(std::move(packed));
-    std::span<const unsigned char> rest = whole.bytes();
-    for (Secret* text : {&texts.ca, &texts.certificate, &texts.key, &texts.psk}) {
-        if (rest.size() < 8) return texts;
-        std::uint64_t size = 0;
-        for (unsigned i = 8; i-- > 0;) size = size << 8 | rest[i];
-        rest = rest.subspan(8);
-        *text = Secret(rest.first(std::min<std::size_t>(size, rest.size())));
-        rest = rest.subspan(text->size());
-    }
-    return texts;
+std::size_t fingerprint(const TlsTexts& texts) {
+    std::size_t number = 0;
+    for (const Secret* text : {&texts.ca, &texts.certificate, &texts.key, &texts.psk})
+        number = number * 31 + std::hash<std::string_view>{}(text->text());
+    return number;
 }
 
 Result<SharedKey> find_shared_key(std::string_view text, std::string_view username) {

@@ -35,9 +35,8 @@ struct TlsTexts {
 /// Reads what the policy names. Kind::insecure, naming the file.
 Result<TlsTexts> read_tls_files(const TlsPolicy& policy);
 
-/// All the texts as one, to be sent between processes, and back.
-std::string pack(const TlsTexts& texts);
-TlsTexts unpack(std::string&& packed);
+/// Tells whether files have changed without keeping them: another number for other texts.
+std::size_t fingerprint(const TlsTexts& texts);
 
 struct SharedKey {
     std::string username;

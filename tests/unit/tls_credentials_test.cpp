@@ -72,21 +72,23 @@ TEST(TlsFiles, AreReadOrNamed) {
     EXPECT_EQ(texts->key.text(), "key");
     EXPECT_TRUE(texts->certificate.empty());
 
-    const TlsTexts back = unpack(pack(*texts));
-    EXPECT_EQ(back.ca.text(), "authority");
-    EXPECT_EQ(back.key.text(), "key");
-    EXPECT_TRUE(back.psk.empty());
-    EXPECT_TRUE(unpack("damaged").ca.empty());
+    const std::size_t before = fingerprint(*texts);
+    EXPECT_EQ(fingerprint(*read_tls_files(policy)), before);
+    directory.write("key.pem", std::string(200'000, 'k'));
+    texts = read_tls_files(policy);
+    ASSERT_TRUE(texts);
+    EXPECT_EQ(texts->key.text(), std::string(200'000, 'k'));
+    EXPECT_NE(fingerprint(*texts), before);
 
     policy.certificate = directory.path() + "/absent.pem";
     const auto absent = read_tls_files(policy);
     ASSERT_FALSE(absent);
     EXPECT_EQ(absent.error().kind, Kind::insecure);
-    EXPECT_EQ(absent.error().what, "cannot load our certificate: cannot open " +
-                                       policy.certificate + ": no such file or directory");
+    EXPECT_EQ(absent.error().what, "cannot load our certificate from " + policy.certificate +
+                                       ": no such file or directory");
     policy.certificate = directory.path() + "/empty.pem";
     EXPECT_EQ(read_tls_files(policy).error().what,
-              "cannot load our certificate: " + policy.certificate + " is empty");
+              "cannot load our certificate from " + policy.certificate + ": it is empty");
 }
 
 TEST(TlsFiles, TheSystemsAuthoritiesOnlyWhereOneIsChecked) {
