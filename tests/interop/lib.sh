@@ -39,13 +39,13 @@ has_ipv6() { grep -qs '^00000000000000000000000000000001 ' /proc/net/if_inet6; }
 
 # Unlike the lab's, which serves one connection and ends, this one forks for each, and writes to no
 # folder but ours.
-allowlist=true
+allowlist=true generic='' # further lines of the section [generic]
 serve_nbd_server() { # NAME HOST:PORT EXPORT=FILE...
     local name=$1 address=$2 entry
     shift 2
     {
-        printf '[generic]\nlistenaddr = %s\nport = %s\nallowlist = %s\n' \
-            "${address%:*}" "${address##*:}" "$allowlist"
+        printf '[generic]\nlistenaddr = %s\nport = %s\nallowlist = %s\n%s\n' \
+            "${address%:*}" "${address##*:}" "$allowlist" "$generic"
         for entry; do printf '[%s]\nexportname = %s\n' "${entry%%=*}" "${entry#*=}"; done
     } >"$LAB_SCRATCH/$name.conf"
     nbd-server -C "$LAB_SCRATCH/$name.conf" -p "$LAB_SCRATCH/$name.pid" >/dev/null 2>&1
@@ -59,11 +59,12 @@ json() { # EXPRESSION
     python3 -c 'import json, sys; d = json.loads(sys.argv[1]); print(eval(sys.argv[2]))' "$out" "$1"
 }
 
+options=() # of every client below
 # The export at URI is told by every way of asking without a kernel.
 check_export() { # URI NAME BYTES
     local uri=$1 name=$2 bytes=$3
     echo "$uri"
-    expect_exit 0 client info --json "$uri"
+    expect_exit 0 client info --json "$uri" "${options[@]}"
     check_eq 'version' "$(json 'd["version"]')" 1
     check_eq 'name' "$(json 'd["name"]')" "$name"
     check_eq 'size' "$(json 'd["size"]')" "$bytes"
@@ -71,19 +72,19 @@ check_export() { # URI NAME BYTES
     check_eq 'read_only' "$(json 'd["read_only"] == ("read_only" in d["flags"])')" True
     check_eq 'has_flags' "$(json '"has_flags" in d["flags"]')" True
     check_eq 'stderr' "$err" ''
-    expect_exit 0 client info "$uri"
+    expect_exit 0 client info "$uri" "${options[@]}"
     check_match 'info' "$out" "$bytes bytes"
-    expect_exit 0 client attach --dry-run "$uri"
+    expect_exit 0 client attach --dry-run "$uri" "${options[@]}"
     check_match 'the plan' "$out" "size_bytes: $((bytes / 512 * 512))"$'\n'
 }
 
 # The server of URI lists NAME, with DESCRIPTION.
 check_listed() { # URI NAME DESCRIPTION
-    expect_exit 0 client exports --json "$1"
+    expect_exit 0 client exports --json "$1" "${options[@]}"
     check_eq 'version' "$(json 'd["version"]')" 1
     check_eq 'names' "$(json '[e["name"] for e in d["exports"]]')" "['$2']"
     check_eq 'description' "$(json 'd["exports"][0]["description"]')" "$3"
-    expect_exit 0 client exports "$1"
+    expect_exit 0 client exports "$1" "${options[@]}"
     check_match 'exports' "$out" "$2"
 }
 
