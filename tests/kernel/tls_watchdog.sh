@@ -17,7 +17,7 @@ check_eq 'stderr' "$err" ''
 check_match 'the scheduler' "$(cat /sys/block/nbd0/queue/scheduler)" '\[mq-deadline\]'
 start_load /dev/nbd0 --threads 4 --size 16777216
 
-for round in 1 2 3; do
+for _ in 1 2 3; do
     kill -KILL "$(field nbd0 PID)"
     (cd / && expect_exit 0 client reattach /dev/nbd0)
     outage store 0
