@@ -311,11 +311,13 @@ void reset_on_close(int fd, bool yes) {
 void abort_connection(int fd) {
     reset_on_close(fd, true);
     // Connecting a TCP socket to nobody resets it at once. Some kernels refuse while a reader waits
-    // (6.1 stable series) or with TLS; shutdown() alone would go on sending what is queued.
+    // (6.1 stable series) or with TLS: then it ends when it would repeat what it has sent.
     const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
     if (::connect(fd, &nobody, sizeof nobody) == 0) return;
     ::shutdown(fd, SHUT_RDWR);
-    ::connect(fd, &nobody, sizeof nobody);
+    if (::connect(fd, &nobody, sizeof nobody) == 0) return;
+    constexpr unsigned soonest = 1;  // millisecond
+    ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &soonest, sizeof soonest);
 }
 
 }  // namespace nbd

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: MIT
 # What a connection still had to send when it was given up never reaches the server: it would
 # overwrite what was written since over the connection that took its place.
-# lab: needs nbdkit iptables-legacy
-# lab: time=240
+# lab: needs nbdkit openssl iptables-legacy
+# lab: time=300
 . "$LAB/lib.sh"
 
 truncate -s 32M store
-serve_nbdkit store 127.0.0.1:10809 file "$PWD/store"
+make_authority ca
+make_certificate ca server IP:127.0.0.1
+lay_out_certificates "$PWD/pki" ca server
+serve_nbdkit store 127.0.0.1:10809 --tls=on --tls-certificates="$PWD/pki" file "$PWD/store"
 
 ports() { # of the device's connections
     awk '$3 ~ ":2A39$" && $4 == "01" { print $2 }' /proc/net/tcp | while IFS=: read -r _ port; do
@@ -30,11 +33,15 @@ sending() { # PORT...: whether one of them, in whatever state, has something lef
     return 1
 }
 
-for watchdog in first successor; do
+for how in plain successor tls; do
     for connections in 1 4; do
-        echo "connections=$connections, $watchdog watchdog"
-        expect_exit 0 client attach --connections "$connections" nbd://127.0.0.1/ /dev/nbd0
-        if [ "$watchdog" = successor ]; then # which has no copies of the sockets
+        echo "connections=$connections, $how"
+        case $how in
+            tls) target=(--tls-ca tls/ca.pem nbds://127.0.0.1/) ;;
+            *) target=(nbd://127.0.0.1/) ;;
+        esac
+        expect_exit 0 client attach --connections "$connections" "${target[@]}" /dev/nbd0
+        if [ "$how" = successor ]; then # which has no copies of the sockets
             kill -KILL "$(field nbd0 PID)"
             expect_exit 0 client reattach /dev/nbd0
         fi
