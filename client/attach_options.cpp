@@ -133,6 +133,13 @@ Result<void> set_offload(AttachRequest& request, std::string_view value) {
     return {};
 }
 
+Result<void> set_rekey_after(AttachRequest& request, std::string_view value) {
+    const auto records = parse_decimal(value);
+    if (!records) return cause("it is a number of records, 0: never");
+    request.tls_rekey_after = *records;
+    return {};
+}
+
 using R = AttachRequest;
 
 constexpr AttachOption table[] = {
@@ -187,6 +194,8 @@ constexpr AttachOption table[] = {
     {"tls-ciphers", '\0', "LIST", "ciphers to offer, best first", group::tls, set_ciphers},
     {"tls-offload", '\0', "WHEN", "TLS in the kernel: auto, require, never", group::tls,
      set_offload},
+    {"tls-rekey-after", '\0', "RECORDS", "new keys after so many records (AES), 0: never",
+     group::tls, set_rekey_after},
     {"tls-insecure", '\0', "", "do not check who the server is", group::tls,
      set_flag<&R::tls_insecure>},
 

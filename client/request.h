@@ -59,6 +59,8 @@ struct AttachRequest {
     std::string tls_username = {};            ///< whose pre-shared key is ours
     std::vector<TlsCipher> tls_ciphers = {};  ///< best first; empty: what is fastest here
     TlsOffload tls_offload = TlsOffload::automatic;
+    /// Records under the same AES keys after which a connection is renewed; 0: never.
+    std::uint64_t tls_rekey_after = 12ULL << 20;
     bool tls_insecure = false;  ///< do not check who the server is
 
     // The process.

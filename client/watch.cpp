@@ -5,7 +5,9 @@
 #include "client/base/log.h"
 #include "client/base/text.h"
 #include "client/detach.h"
+#include "client/protocol/ktls.h"
 #include "client/ready.h"
+#include "client/renewal.h"
 #include "client/watchdog.h"
 #include "client/worker.h"
 
@@ -18,7 +20,6 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 #include <utility>
 
@@ -33,6 +34,12 @@ constexpr auto handshake_limit = 5s;
 /// Names are looked up again once an outage has lasted so long, and then at this pace.
 constexpr auto lookup_interval = 10s;
 constexpr auto longest_lookup_pause = 10min;
+/// Records of a connection are counted before so many a second could wear its keys out, but never
+/// so often that it costs anything.
+constexpr std::uint64_t most_records_per_second = 100'000;
+constexpr auto rarest_count = 2min;
+constexpr auto densest_count = 1s;
+
 /// How long connections of a predecessor keep us from dialling another server than theirs.
 constexpr auto blind_loyalty = 60s;
 
@@ -57,16 +64,6 @@ DeathCause cause_of_death(int socket, std::chrono::milliseconds timeout) {
         default:
             return unanswered ? DeathCause::timer : DeathCause::unknown;
     }
-}
-
-/// The driver gives a socket it adopts its request timeout as send timeout
-/// (nbd_reconnect_socket()); one it does not need it leaves alone, and answers success all the
-/// same.
-bool was_adopted(int socket) {
-    timeval timeout{};
-    socklen_t length = sizeof timeout;
-    return ::getsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length) == 0 &&
-           (timeout.tv_sec != 0 || timeout.tv_usec != 0);
 }
 
 WatchConfig make_config(const AttachRequest& request, const RuntimeStatus& status) {
@@ -123,6 +120,7 @@ public:
     void run() {
         publish();
         if (state_.blind > 0 && !predecessor_answers()) tell(LinkSuspected{});
+        count_records();
         while (state_.phase != WatchState::Phase::ended) wait_once();
     }
 
@@ -164,10 +162,14 @@ private:
         if (dialler_due()) take_dialled();
         if (state_.phase == WatchState::Phase::dialling && !still_ours()) return tell(DeviceGone{});
         look_up_again();
+        count_records();
         tell(TimePassed{});
     }
 
-    std::optional<Clock::time_point> next_wake() const { return state_.wake_at(config_); }
+    std::optional<Clock::time_point> next_wake() const {
+        const auto at = state_.wake_at(config_);
+        return at && next_count_ ? std::min(*at, *next_count_) : at ? at : next_count_;
+    }
     bool dialler_due() const {
         return dialer_.dialling() && state_.phase == WatchState::Phase::dialling;
     }
@@ -207,6 +209,33 @@ private:
         }
     }
 
+    bool wears_out(const Connection& link) const {
+        return link.offload == offload_kernel && request_.tls_rekey_after > 0;
+    }
+
+    /// Renews the connection whose keys are oldest when it is time; else looks again before what is
+    /// left can have been used up.
+    void count_records() {
+        const auto now = Clock::now();
+        if (std::ranges::none_of(links_,
+                                 [this](const Connection& link) { return wears_out(link); }))
+            return next_count_.reset();
+        if (next_count_ && now < *next_count_) return;
+        oldest_ = 0;
+        std::uint64_t most = 0;
+        for (const Connection& link : links_) {
+            const std::uint64_t records = kernel_tls_records(link.socket.get()).value_or(0);
+            if (records < most) continue;
+            most = records;
+            oldest_ = link.socket.get();
+        }
+        const std::uint64_t limit = request_.tls_rekey_after;
+        const std::chrono::seconds spare(limit > most ? (limit - most) / most_records_per_second
+                                                      : 0);
+        next_count_ = now + std::clamp<Clock::duration>(spare, densest_count, rarest_count);
+        if (most >= limit) tell(KeysAge{});
+    }
+
     void take_dialled() {
         auto dialled = dialer_.advance(
             Deadline::in(std::min<Clock::duration>(request_.connect_timeout, handshake_limit),
@@ -235,6 +264,8 @@ private:
     }
 
     void take_hand_over(const Result<void>& answer) {
+        // One that we have ended for its successor is to be counted first.
+        bury_dead_links();
         if (!answer) return tell(HandOverFailed{answer.error()});
         if (!in_hand_ || !was_adopted(in_hand_->socket.get())) return tell(NotAdopted{});
         dialer_.stick_to(in_hand_->target);
@@ -286,21 +317,34 @@ private:
     void act(const Leave&) { world_.notifier.stopping(); }
 
     void act(const HandOver& hand_over) {
-        enqueue(Job::hand_over, {.index = status_.index,
-                                 .backend = status_.backend,
-                                 .sockets = {in_hand_->socket.get()},
-                                 .timeout = hand_over.timeout});
+        ask(Job::hand_over, {.index = status_.index,
+                             .backend = status_.backend,
+                             .sockets = {in_hand_->socket.get()},
+                             .timeout = hand_over.timeout});
+    }
+
+    void act(const Renew& renewal) {
+        auto old = duplicate(oldest_);
+        if (!old) return tell(NotAdopted{});
+        ReconfigureRequest request{.index = status_.index,
+                                   .backend = status_.backend,
+                                   .sockets = {in_hand_->socket.get()},
+                                   .timeout = renewal.timeout};
+        enqueue(Job::hand_over,
+                [&kernel = world_.kernel, &sysfs = world_.sysfs, request = std::move(request),
+                 old = std::make_shared<Fd>(*std::move(old))] {
+                    return renew(old->get(), request, kernel, sysfs);
+                });
     }
 
     void act(const SetTimeout& set) {
-        enqueue(Job::set_timeout,
-                {.index = status_.index, .backend = status_.backend, .timeout = set.timeout});
+        ask(Job::set_timeout,
+            {.index = status_.index, .backend = status_.backend, .timeout = set.timeout});
     }
 
     void act(const Resize& resize) {
         resize_to_ = resize.size;
-        enqueue(Job::resize,
-                {.index = status_.index, .backend = status_.backend, .size = resize.size});
+        ask(Job::resize, {.index = status_.index, .backend = status_.backend, .size = resize.size});
     }
 
     void act(const Publish&) { publish(); }
@@ -314,20 +358,24 @@ private:
 
     enum class Job { none, hand_over, set_timeout, resize };
 
+    void ask(Job job, ReconfigureRequest request) {
+        enqueue(job, [&kernel = world_.kernel, request = std::move(request)] {
+            return kernel.reconfigure(request);
+        });
+    }
+
     /// Kernel calls one after the other: each may take long, none may hold up the rest of us.
-    void enqueue(Job job, ReconfigureRequest request) {
-        queue_.emplace_back(job, std::move(request));
+    void enqueue(Job job, Worker::Job work) {
+        queue_.emplace_back(job, std::move(work));
         start_next_job();
     }
 
     void start_next_job() {
         if (worker_.busy() || queue_.empty()) return;
-        auto [job, request] = std::move(queue_.front());
+        auto [job, work] = std::move(queue_.front());
         queue_.erase(queue_.begin());
         job_ = job;
-        worker_.start([&kernel = world_.kernel, request = std::move(request)] {
-            return kernel.reconfigure(request);
-        });
+        worker_.start(std::move(work));
     }
 
     void publish() {
@@ -371,10 +419,13 @@ private:
     WatchState state_;
 
     std::optional<Connection> in_hand_;  ///< dialled, not adopted yet
-    std::vector<std::pair<Job, ReconfigureRequest>> queue_;
+    std::vector<std::pair<Job, Worker::Job>> queue_;
     Job job_ = Job::none;
     std::uint64_t resize_to_ = 0;
     Worker worker_;
+
+    int oldest_ = -1;  ///< socket of the link whose keys have had most records
+    std::optional<Clock::time_point> next_count_;
 
     Dialer::Addresses found_;
     Clock::time_point started_ = Clock::now();

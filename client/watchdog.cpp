@@ -34,8 +34,17 @@ public:
         if (state_.live > 0) --state_.live;
         state_.cause = event.cause == DeathCause::unknown ? guess_cause() : event.cause;
         if (state_.live + state_.blind == 0 && !state_.io_waits_since) state_.io_waits_since = now_;
-        if (state_.phase == Phase::resting) begin_outage();
+        // Ours to end once its successor is in the kernel's hands.
+        if (state_.renewing && state_.phase == Phase::handing_over) return;
+        if (state_.phase == Phase::resting || state_.renewing) begin_outage();
         publish();
+    }
+
+    void on(const KeysAge&) {
+        if (state_.phase != Phase::resting || state_.dead(config_) > 0) return;
+        state_.renewing = true;
+        state_.down_since = now_;
+        dial_at_once();
     }
 
     void on(const LinkSuspected&) {
@@ -65,11 +74,14 @@ public:
         act(StopDialling{});
         // Adoption is seen by the send timeout the driver sets on a socket it takes: it must not be
         // 0.
-        act(HandOver{state_.timeout == 0s ? std::optional(quick_timeout) : std::nullopt});
+        const auto timeout = state_.timeout == 0s ? std::optional(quick_timeout) : std::nullopt;
+        state_.renewing ? act(Renew{timeout}) : act(HandOver{timeout});
     }
 
     void on(const Adopted&) {
         if (state_.phase != Phase::handing_over) return;
+        if (state_.renewing && state_.dead(config_) <= 1) return renewed();
+        state_.renewing = false;
         if (state_.dead(config_) == 0 && state_.blind > 0) --state_.blind;
         ++state_.live;
         ++state_.reconnects;
@@ -88,6 +100,7 @@ public:
     void on(const NotAdopted&) {
         if (state_.phase != Phase::handing_over) return;
         act(DropConnection{});
+        state_.renewing = false;
         if (state_.suspect) return dial_at_once();
         if (state_.dead(config_) > 0) {
             // The driver has not seen the death yet that we have seen.
@@ -103,6 +116,8 @@ public:
         if (state_.phase != Phase::handing_over) return;
         act(DropConnection{});
         state_.phase = Phase::dialling;
+        if (state_.renewing && state_.dead(config_) == 0) return failed(event.error);
+        state_.renewing = false;
         failed(event.error);
         // The kernel's refusal is not a server that comes back within milliseconds.
         state_.next_attempt = now_ + 1s;
@@ -160,6 +175,7 @@ private:
     }
 
     void begin_outage() {
+        state_.renewing = false;
         // One that dies at once after every adoption is one long outage, or it would be dialled
         // without any pause.
         if (state_.attempts == 0 || now_ - state_.last_adopted > stable_after) {
@@ -201,6 +217,12 @@ private:
     /// The first failure is normal and silent, the second is told; later ones only when they
     /// differ.
     void failed(const Error& error) {
+        if (state_.renewing) {
+            if (state_.phase == Phase::handing_over) return;
+            say(Level::info, "the keys are not renewed yet: " + error.what);
+            state_.renewing = false;
+            return rest();
+        }
         ++state_.failures;
         // As far as we can tell nothing is left of the predecessor's connections.
         if (state_.suspect && state_.live == 0 && !state_.io_waits_since)
@@ -220,6 +242,15 @@ private:
         const auto lived = now_ - state_.last_adopted;
         const bool timed_out = lived >= config_.timeout && lived < config_.timeout + timer_slack;
         return timed_out ? DeathCause::timer : DeathCause::unknown;
+    }
+
+    void renewed() {
+        state_.renewing = false;
+        state_.failing = false;
+        state_.live += state_.dead(config_);
+        say(Level::info, "new keys with " + state_.server);
+        if (state_.timeout == 0s) act(SetTimeout{0s});
+        rest();
     }
 
     void recovered() {

@@ -39,6 +39,7 @@ enum class DeathCause {
 struct LinkDied {
     DeathCause cause = DeathCause::unknown;
 };
+struct KeysAge {};  ///< a healthy connection is to be replaced before its TLS keys are worn out
 struct LinkSuspected {};  ///< a connection died that we cannot see (taken over from a predecessor)
 struct AttemptFailed {
     Error error;
@@ -61,7 +62,7 @@ struct DeviceGone {};   ///< somebody detached it
 struct Terminated {};   ///< TERM
 struct Interrupted {};  ///< INT
 using WatchEvent =
-    std::variant<LinkDied, LinkSuspected, AttemptFailed, Dialled, Adopted, NotAdopted,
+    std::variant<LinkDied, KeysAge, LinkSuspected, AttemptFailed, Dialled, Adopted, NotAdopted,
                  HandOverFailed, Resized, TimePassed, DialNow, DeviceGone, Terminated, Interrupted>;
 
 // Actions, to be done in order.
@@ -69,6 +70,10 @@ struct StartAttempt {};
 struct StopDialling {};
 /// Give the kernel the connection just dialled; `timeout` is sent along when set.
 struct HandOver {
+    std::optional<std::chrono::seconds> timeout;
+};
+/// The same in a moment without requests, in place of the one whose keys age.
+struct Renew {
     std::optional<std::chrono::seconds> timeout;
 };
 struct DropConnection {};
@@ -85,8 +90,8 @@ struct Say {
 };
 struct Leave {};           ///< end, the device stays
 struct DetachAndLeave {};  ///< end, the device goes if nobody uses it
-using WatchAction = std::variant<StartAttempt, StopDialling, HandOver, DropConnection, SetTimeout,
-                                 Resize, Publish, Say, Leave, DetachAndLeave>;
+using WatchAction = std::variant<StartAttempt, StopDialling, HandOver, Renew, DropConnection,
+                                 SetTimeout, Resize, Publish, Say, Leave, DetachAndLeave>;
 
 struct WatchState {
     enum class Phase {
@@ -96,8 +101,9 @@ struct WatchState {
         ended,
     };
     Phase phase = Phase::resting;
-    unsigned live = 0;     ///< connections whose sockets we hold and see alive
-    unsigned blind = 0;    ///< connections of a predecessor, which only LINK_DEAD tells about
+    unsigned live = 0;      ///< connections whose sockets we hold and see alive
+    unsigned blind = 0;     ///< connections of a predecessor, which only LINK_DEAD tells about
+    bool renewing = false;  ///< none is dead: what is dialled is to replace one in good time
     bool suspect = false;  ///< a blind one may be dead: hand in sockets until the kernel takes none
 
     Clock::time_point down_since{};  ///< of the outage under way, the first connection's death

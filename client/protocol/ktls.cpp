@@ -122,6 +122,23 @@ ConnectionKeys dummy_keys(const TlsSuite& suite) {
     return keys;
 }
 
+/// Records one direction has had; its number is the last field of what set_keys() has set.
+std::optional<std::uint64_t> records_of(int fd, int direction) {
+    tls_crypto_info head{};
+    socklen_t length = sizeof head;
+    if (::getsockopt(fd, sol_tls, direction, &head, &length) != 0) return std::nullopt;
+    const bool aes_128 = head.cipher_type == TLS_CIPHER_AES_GCM_128;
+    if (!aes_128 && head.cipher_type != TLS_CIPHER_AES_GCM_256) return std::nullopt;
+    // The keys come along.
+    Secret whole(aes_128 ? sizeof(tls12_crypto_info_aes_gcm_128)
+                         : sizeof(tls12_crypto_info_aes_gcm_256));
+    length = static_cast<socklen_t>(whole.size());
+    if (::getsockopt(fd, sol_tls, direction, whole.data(), &length) != 0) return std::nullopt;
+    std::uint64_t number = 0;
+    for (const unsigned char byte : whole.bytes().last(8)) number = number << 8 | byte;
+    return number;
+}
+
 bool load_layer(int fd) {
     if (set_layer(fd) == 0) return true;
     // The kernel loads it by itself only for whoever may administer the network.
@@ -177,6 +194,13 @@ Result<void> install_kernel_tls(int fd, const ConnectionKeys& keys) {
     if (const int error = set_keys(fd, TLS_RX, keys.suite, keys.receive); error != 0)
         return no_kernel_tls(error, what);
     return {};
+}
+
+std::optional<std::uint64_t> kernel_tls_records(int fd) {
+    const auto sent = records_of(fd, TLS_TX);
+    const auto received = records_of(fd, TLS_RX);
+    if (!sent || !received) return std::nullopt;
+    return std::max(*sent, *received);
 }
 
 bool breaks_on_signals(std::string_view release, std::string_view version) {

@@ -6,6 +6,8 @@
 #include "client/protocol/tls_keys.h"
 #include "client/protocol/tls_suite.h"
 
+#include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -20,6 +22,12 @@ std::vector<TlsSuite> probe_kernel_tls();
 /// be asked again is undone by closing the socket only. Errors: unsupported, unreachable (the
 /// connection is gone).
 Result<void> install_kernel_tls(int fd, const ConnectionKeys& keys);
+
+/// How many records the busier direction of a connection of the kernel's TLS has had under its
+/// keys; nothing where that does not matter. AES-GCM wears its keys out, and servers with GnuTLS
+/// change them after 2^24 records under TLS 1.3, which ends the connection; ChaCha20-Poly1305 does
+/// neither.
+std::optional<std::uint64_t> kernel_tls_records(int fd);
 
 /// Before Linux 6.1.183 and 6.12.104 a signal that hits a writer in the midst of sending destroys a
 /// connection of the kernel's TLS. True unless `release` or `version` (of uname) tells that it is

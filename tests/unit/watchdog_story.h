@@ -74,6 +74,9 @@ inline std::string word(const WatchAction& action) {
         std::string operator()(const HandOver& hand) {
             return hand.timeout ? "hand+" + format_duration(*hand.timeout) : "hand";
         }
+        std::string operator()(const Renew& renew) {
+            return renew.timeout ? "renew+" + format_duration(*renew.timeout) : "renew";
+        }
         std::string operator()(const DropConnection&) { return "drop"; }
         std::string operator()(const SetTimeout& set) {
             return "timeout=" + format_duration(set.timeout);

@@ -39,6 +39,7 @@ std::vector<Row> rows() {
     std::vector<Row> rows = {
         {resting, "LinkDied", LinkDied{}, dialling, "start publish"},
         {resting, "LinkSuspected", LinkSuspected{}, resting, ""},
+        {resting, "KeysAge", KeysAge{}, dialling, "start"},
         {resting, "Dialled", dialled(), resting, "drop"},
         {resting, "Adopted", Adopted{}, resting, ""},
         {resting, "NotAdopted", NotAdopted{}, resting, ""},
@@ -52,6 +53,7 @@ std::vector<Row> rows() {
 
         {dialling, "LinkDied", LinkDied{}, dialling, "publish"},
         {dialling, "LinkSuspected", LinkSuspected{}, dialling, ""},
+        {dialling, "KeysAge", KeysAge{}, dialling, ""},
         {dialling, "AttemptFailed", AttemptFailed{refused()}, dialling, ""},
         {dialling, "Dialled", dialled(), handing_over, "stop hand"},
         {dialling, "Dialled shrunk", dialled(megabyte / 2), dialling, "drop publish warning"},
@@ -67,6 +69,7 @@ std::vector<Row> rows() {
 
         {handing_over, "LinkDied", LinkDied{}, handing_over, "publish"},
         {handing_over, "LinkSuspected", LinkSuspected{}, handing_over, ""},
+        {handing_over, "KeysAge", KeysAge{}, handing_over, ""},
         {handing_over, "Dialled", dialled(), handing_over, "drop"},
         {handing_over, "Adopted", Adopted{}, resting, "stop publish info"},
         {handing_over, "NotAdopted", NotAdopted{}, dialling, "drop"},
@@ -79,19 +82,13 @@ std::vector<Row> rows() {
         {handing_over, "Interrupted", Interrupted{}, handing_over, "detach"},
     };
     const std::vector<std::pair<const char*, WatchEvent>> all = {
-        {"LinkDied", LinkDied{}},
-        {"LinkSuspected", LinkSuspected{}},
-        {"AttemptFailed", AttemptFailed{}},
-        {"Dialled", dialled()},
-        {"Adopted", Adopted{}},
-        {"NotAdopted", NotAdopted{}},
-        {"HandOverFailed", HandOverFailed{}},
-        {"Resized", Resized{1}},
-        {"TimePassed", TimePassed{}},
-        {"DialNow", DialNow{}},
-        {"DeviceGone", DeviceGone{}},
-        {"Terminated", Terminated{}},
-        {"Interrupted", Interrupted{}}};
+        {"LinkDied", LinkDied{}},     {"LinkSuspected", LinkSuspected{}},
+        {"KeysAge", KeysAge{}},       {"AttemptFailed", AttemptFailed{}},
+        {"Dialled", dialled()},       {"Adopted", Adopted{}},
+        {"NotAdopted", NotAdopted{}}, {"HandOverFailed", HandOverFailed{}},
+        {"Resized", Resized{1}},      {"TimePassed", TimePassed{}},
+        {"DialNow", DialNow{}},       {"DeviceGone", DeviceGone{}},
+        {"Terminated", Terminated{}}, {"Interrupted", Interrupted{}}};
     EXPECT_EQ(all.size(), std::variant_size_v<WatchEvent>);
     for (const auto& [label, event] : all) rows.push_back({ended, label, event, ended, ""});
     // A lookup of names may fail whenever it ends; outside an outage nobody cares.
@@ -557,6 +554,66 @@ TEST(RetryDelay, GrowsIsSharedAndVaries) {
     EXPECT_EQ(most(20, 20min, 1, 1s), 1000);
     EXPECT_EQ(most(20, 2min, 1, 30s), 2000);
     EXPECT_EQ(most(20, 20min, 1, 30s), 30000);
+}
+
+// Keys that age.
+
+TEST(Renewal, ReplacesOneThatIsAlive) {
+    for (const unsigned connections : {1U, 4U}) {
+        Story story(config_of(connections));
+        EXPECT_EQ(story.tell(KeysAge{}), "start");
+        EXPECT_EQ(story.link_state(), LinkState::attached);
+        EXPECT_EQ(story.tell(dialled()), "stop renew");
+        EXPECT_EQ(story.tell(LinkDied{DeathCause::peer}), "") << "our own doing";
+        EXPECT_EQ(story.tell(Adopted{}), "stop publish info");
+        EXPECT_EQ(story.link_state(), LinkState::attached);
+        EXPECT_EQ(story.state.live, connections);
+        EXPECT_EQ(story.state.reconnects, 0U);
+    }
+}
+
+TEST(Renewal, WithoutATimeoutOneIsLent) {
+    WatchConfig config = config_of(1);
+    config.timeout = 0s;
+    Story story(config);
+    story.tell(KeysAge{});
+    EXPECT_EQ(story.tell(dialled()), "stop renew+4s");
+    story.tell(LinkDied{DeathCause::peer});
+    EXPECT_EQ(story.tell(Adopted{}), "timeout=0 stop publish info");
+}
+
+TEST(Renewal, ThatFailsLeavesTheOldOneInPlace) {
+    Story story(config_of(2));
+    story.tell(KeysAge{});
+    EXPECT_EQ(story.tell(AttemptFailed{refused()}), "stop publish info");
+    EXPECT_EQ(name(story.state.phase), "resting");
+
+    story.tell(KeysAge{});
+    EXPECT_EQ(story.tell(dialled(megabyte / 2)), "drop stop publish info") << "another export";
+    EXPECT_EQ(name(story.state.phase), "resting");
+
+    story.tell(KeysAge{});
+    story.tell(dialled());
+    EXPECT_EQ(story.tell(NotAdopted{}), "drop stop publish") << "there was no quiet moment";
+    EXPECT_EQ(story.state.live, 2U);
+    EXPECT_EQ(story.link_state(), LinkState::attached);
+}
+
+TEST(Renewal, ADeathMeanwhileIsAnOutageLikeAnyOther) {
+    Story story(config_of(2));
+    story.tell(KeysAge{});
+    EXPECT_EQ(story.after(10ms, LinkDied{DeathCause::peer}), "start publish");
+    EXPECT_EQ(story.tell(dialled()), "stop hand");
+    EXPECT_EQ(story.tell(Adopted{}), "stop publish info");
+    EXPECT_EQ(story.state.reconnects, 1U);
+
+    story.tell(KeysAge{});
+    story.tell(dialled());
+    story.tell(LinkDied{DeathCause::peer});
+    story.tell(LinkDied{DeathCause::peer});
+    EXPECT_EQ(story.tell(Adopted{}), "start publish") << "one of the two was not our doing";
+    EXPECT_EQ(story.adopt(), "stop publish info");
+    EXPECT_EQ(story.state.live, 2U);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ public:
         }
     }
     int hand_overs() const { return hand_overs_; }
+    int renewals() const { return renewals_; }
     int ends() const { return ends_; }
     int resizes() const { return resizes_; }
     int failings() const { return failings_; }
@@ -47,7 +48,7 @@ private:
     }
 
     WatchEvent event() {
-        switch (pick(16)) {
+        switch (pick(17)) {
             case 0:
                 return LinkDied{static_cast<DeathCause>(pick(3))};
             case 1:
@@ -75,6 +76,8 @@ private:
                 return pick(2) == 0 ? WatchEvent(DeviceGone{}) : Terminated{};
             case 13:
                 return pick(50) == 0 ? WatchEvent(Interrupted{}) : TimePassed{};
+            case 14:
+                return KeysAge{};
             default:
                 return TimePassed{};
         }
@@ -122,13 +125,16 @@ private:
         // What is dialled is either handed over or dropped.
         const bool met = std::holds_alternative<Dialled>(event) && state_.phase != Phase::ended;
         if (met) {
-            EXPECT_EQ(count<HandOver>(actions) + count<DropConnection>(actions), 1);
+            EXPECT_EQ(
+                count<HandOver>(actions) + count<Renew>(actions) + count<DropConnection>(actions),
+                1);
         }
     }
 
     void check_kernel(const WatchState& before, const WatchEvent& event,
                       const std::vector<WatchAction>& actions) {
-        const int handed = count<HandOver>(actions);
+        const int handed = count<HandOver>(actions) + count<Renew>(actions);
+        renewals_ += count<Renew>(actions);
         if (handed > 0) {
             EXPECT_EQ(handed, 1);
             EXPECT_FALSE(in_kernel_) << "one socket at a time";
@@ -174,6 +180,7 @@ private:
     std::size_t candidates_ = 1;
     Time now_ = start;
     int hand_overs_ = 0;
+    int renewals_ = 0;
     int ends_ = 0;
     int resizes_ = 0;
     int failings_ = 0;
@@ -183,6 +190,7 @@ TEST(Watchdog, KeepsItsPromisesOnALongRandomWalk) {
     Walk walk(20240229);
     walk.go(200'000);
     EXPECT_GT(walk.hand_overs(), 4000);
+    EXPECT_GT(walk.renewals(), 100);
     EXPECT_GT(walk.ends(), 50);
     EXPECT_GT(walk.resizes(), 20);
     EXPECT_GT(walk.failings(), 20);

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+// Replaces a healthy connection between two requests, before its TLS keys are worn out.
+#include "client/renewal.h"
+
+#include "client/base/deadline.h"
+#include "client/base/fd.h"
+#include "client/base/process.h"
+#include "client/protocol/connect.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <new>
+#include <string_view>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <thread>
+#include <unistd.h>
+
+namespace nbd {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+/// How long a server may take to answer what is under way; new requests wait as long.
+constexpr auto longest_drain = 400ms;
+/// The driver sees the end of a connection within milliseconds.
+constexpr auto longest_death = 2s;
+
+/// Each change of queue/nr_requests makes the block layer finish what is under way and hold new
+/// requests back meanwhile (blk_mq_freeze_queue(), all kernels from 5.10 to 7.3). In a child: with
+/// a connection dead at the wrong moment it may take as long as the outage.
+class HeldBack {
+public:
+    HeldBack(std::uint32_t index, const Sysfs& sysfs)
+        : index_(index), sysfs_(sysfs), usual_(sysfs.queue_value(index, attribute).value_or(0)) {
+        void* const memory = ::mmap(nullptr, sizeof(Step), PROT_READ | PROT_WRITE,
+                                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED) return;
+        step_ = new (memory) Step(0);
+        if (usual_ >= 8) child_ = std::jthread([this] { change(20); });
+    }
+    ~HeldBack() {
+        if (child_.joinable()) {
+            const std::uint64_t one = 1;
+            [[maybe_unused]] const ssize_t written = ::write(stop_.get(), &one, sizeof one);
+            child_.join();
+            stop_.reset();
+            change(0);
+        }
+        if (step_ != nullptr) ::munmap(step_, sizeof(Step));
+    }
+    HeldBack(const HeldBack&) = delete;
+    HeldBack& operator=(const HeldBack&) = delete;
+
+    /// Whether no request is under way, and none can come while the change under way lasts.
+    bool is_quiet() const {
+        const unsigned step = step_ != nullptr ? step_->load() : 0;
+        if (step % 2 == 0) return false;
+        for (int i = 0; i < 3; ++i) {
+            if (i > 0) std::this_thread::sleep_for(200us);
+            if (sysfs_.inflight(index_) != 0) return false;
+        }
+        return step_->load() == step;
+    }
+
+private:
+    static constexpr std::string_view attribute = "nr_requests";
+    /// Shared with the child: odd while it is changing the attribute.
+    using Step = std::atomic<unsigned>;
+
+    void set(std::uint64_t value) const {
+        step_->fetch_add(1);
+        static_cast<void>(sysfs_.write_queue(index_, attribute, value));
+        step_->fetch_add(1);
+    }
+    /// To one less and back, so many times.
+    void change(int times) const {
+        const auto work = [this, times]() -> std::string {
+            for (int i = 0; i < times; ++i) {
+                set(usual_ - 1);
+                set(usual_);
+            }
+            static_cast<void>(sysfs_.write_queue(index_, attribute, usual_));
+            return "";
+        };
+        static_cast<void>(run_in_child(work, 1, Deadline::in(longest_death, stop_.get())));
+    }
+
+    std::uint32_t index_;
+    const Sysfs& sysfs_;
+    std::uint64_t usual_;
+    Step* step_ = nullptr;
+    Fd stop_{::eventfd(0, EFD_CLOEXEC)};
+    std::jthread child_;
+};
+
+bool becomes_quiet(const HeldBack& held) {
+    const auto end = Clock::now() + longest_drain;
+    while (Clock::now() < end) {
+        if (held.is_quiet()) return true;
+        std::this_thread::sleep_for(50us);
+    }
+    return false;
+}
+
+Result<void> replace(int old_socket, const ReconfigureRequest& request, Kernel& kernel) {
+    abort_connection(old_socket);
+    const auto end = Clock::now() + longest_death;
+    for (;;) {
+        TRY(kernel.reconfigure(request));
+        if (was_adopted(request.sockets.front()) || Clock::now() > end) return {};
+        std::this_thread::sleep_for(2ms);
+    }
+}
+
+}  // namespace
+
+bool was_adopted(int socket) {
+    timeval timeout{};
+    socklen_t length = sizeof timeout;
+    return ::getsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length) == 0 &&
+           (timeout.tv_sec != 0 || timeout.tv_usec != 0);
+}
+
+Result<void> renew(int old_socket, const ReconfigureRequest& request, Kernel& kernel,
+                   const Sysfs& sysfs) {
+    const HeldBack held(request.index, sysfs);
+    if (!becomes_quiet(held)) return {};
+    return replace(old_socket, request, kernel);
+}
+
+}  // namespace nbd

@@ -1,0 +1,45 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# Connections get new keys under load before the old ones are worn out: no error, and no request waits.
+# lab: needs nbdkit openssl
+# lab: time=180
+. "$LAB/lib.sh"
+
+make_authority ca
+make_certificate ca server IP:127.0.0.1
+lay_out_certificates "$PWD/pki" ca server
+truncate -s 32M store
+serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" file "$PWD/store"
+
+ports() { awk '$3 ~ ":2A39$" && $4 == "01" { print $2 }' /proc/net/tcp | sort; }
+replaced() { # BEFORE: whether none of them is left
+    [ -z "$(comm -12 <(echo "$1") <(ports))" ]
+}
+
+for connections in 1 4; do
+    for threads in 1 8; do
+        expect_exit 0 client attach nbds://127.0.0.1/ /dev/nbd0 --tls-ca tls/ca.pem \
+            --connections "$connections" --tls-ciphers aes-128-gcm --tls-rekey-after 1000
+        usual=$(</sys/block/nbd0/queue/nr_requests)
+        start_load /dev/nbd0 --threads "$threads" --size 8388608
+        renewals=0
+        for _ in {1..5}; do
+            before=$(ports | head -n 1)
+            # One processor uses the first connection only: that one is renewed again and again.
+            before=$(ports)
+            wait_until 15 eval '[ "$(ports)" != "$before" ]' || fail 'no connection is renewed'
+            renewals=$((renewals + 1))
+            sleep 0.5
+        done
+        end_load
+        load_line=$(<"$LAB_SCRATCH/load")
+        echo "connections=$connections threads=$threads renewals=$renewals $load_line"
+        # A request whose connection ends waits for its timer of 4 seconds.
+        [[ $load_line =~ max_latency_ms=([0-9]+) ]]
+        [ "${BASH_REMATCH[1]}" -lt 3000 ] || fail 'a request has waited for its timer'
+        check_eq 'reconnects' "$(field nbd0 RECONNECTS)" 0
+        check_eq 'nr_requests' "$(</sys/block/nbd0/queue/nr_requests)" "$usual"
+        check_eq 'connections' "$(ports | wc -l)" "$connections"
+        expect_exit 0 client detach /dev/nbd0
+    done
+done
