@@ -29,6 +29,20 @@ bool forbid_oom_kill() {
            ::write(file.get(), never.data(), never.size()) == static_cast<ssize_t>(never.size());
 }
 
+Result<void> keep_capabilities(std::uint32_t kept) {
+    for (int capability = 0; capability <= CAP_LAST_CAP; ++capability)
+        if (capability >= 32 || (kept & 1U << capability) == 0)
+            ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    std::array<__user_cap_data_struct, 2> data{};
+    data[0] = {kept, kept, 0};
+    if (::syscall(SYS_capset, &header, data.data()) != 0)
+        return errno_error(Kind::denied, "drop capabilities", errno);
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        return errno_error(Kind::denied, "set no_new_privs", errno);
+    return {};
+}
+
 }  // namespace
 
 Result<void> survive() {
@@ -50,19 +64,12 @@ Result<void> survive() {
 Result<void> drop_privileges(bool foreign_files) {
     // CAP_SYS_ADMIN is what the driver asks of whoever reconfigures a device; without CAP_IPC_LOCK
     // a process with locked memory cannot get more of it.
-    const std::uint32_t kept =
-        1U << CAP_SYS_ADMIN | 1U << CAP_IPC_LOCK | (foreign_files ? 1U << CAP_DAC_OVERRIDE : 0);
-    for (int capability = 0; capability <= CAP_LAST_CAP; ++capability)
-        if (capability >= 32 || (kept & 1U << capability) == 0)
-            ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
-    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-    std::array<__user_cap_data_struct, 2> data{};
-    data[0] = {kept, kept, 0};
-    if (::syscall(SYS_capset, &header, data.data()) != 0)
-        return errno_error(Kind::denied, "drop capabilities", errno);
-    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
-        return errno_error(Kind::denied, "set no_new_privs", errno);
-    return {};
+    return keep_capabilities(1U << CAP_SYS_ADMIN | 1U << CAP_IPC_LOCK |
+                             (foreign_files ? 1U << CAP_DAC_OVERRIDE : 0));
+}
+
+Result<void> drop_all_privileges(bool locked) {
+    return keep_capabilities(locked ? 1U << CAP_IPC_LOCK : 0);
 }
 
 void mark_process(char** argv) {

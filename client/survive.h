@@ -15,6 +15,10 @@ Result<void> survive();
 /// `foreign_files`: it has to reach sockets or files of other users again, by their paths.
 Result<void> drop_privileges(bool foreign_files);
 
+/// The same for a process that only moves bytes between descriptors it has. `locked`: its memory
+/// is.
+Result<void> drop_all_privileges(bool locked);
+
 /// Marks the process for systemd's final killing spree: '@' as first character of argv[0]
 /// (systemd, "Storage Daemons for the Root File System"). Only right inside an initramfs.
 void mark_process(char** argv);

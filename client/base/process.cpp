@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Work that may hang, done in a child process that can be left behind.
+// Work in processes of its own: a child that may hang, a program, one that outlives us.
 #include "client/base/process.h"
 
 #include "client/base/fd.h"
@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <fcntl.h>
+#include <optional>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -32,6 +33,15 @@ void write_all_or_give_up(int fd, const std::string& text) {
     }
 }
 
+/// `first` to `last`, or all that there are.
+void close_numbers(int first, std::optional<int> last = std::nullopt) {
+    if (last && *last < first) return;
+    // close_range(2) is of Linux 5.9.
+    if (::syscall(SYS_close_range, first, last ? static_cast<unsigned>(*last) : ~0U, 0) == 0)
+        return;
+    for (int number = first; number <= last.value_or(1023); ++number) ::close(number);
+}
+
 /// A child that hangs must not keep our sockets, our lock or the ends of pipes others wait for.
 /// Returns the descriptor's new number.
 int close_all_but(int fd) {
@@ -41,10 +51,30 @@ int close_all_but(int fd) {
     const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
     for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
         ::dup2(null.get(), stream);
-    // close_range(2) is of Linux 5.9.
-    if (::syscall(SYS_close_range, first + 1, ~0U, 0) != 0)
-        for (int number = first + 1; number < 1024; ++number) ::close(number);
+    close_numbers(first + 1);
     return first;
+}
+
+/// Nothing of ours but these, under their numbers; standard streams lead nowhere.
+void keep_only(std::span<const int> kept) {
+    std::vector<int> numbers(kept.begin(), kept.end());
+    std::ranges::sort(numbers);
+    const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+        if (!std::ranges::binary_search(numbers, stream)) ::dup2(null.get(), stream);
+    int next = STDERR_FILENO + 1;
+    for (const int number : numbers) {
+        close_numbers(next, number - 1);
+        next = std::max(next, number + 1);
+    }
+    close_numbers(next);
+}
+
+void reset_signals() {
+    for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
+    sigset_t none;
+    sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
 Result<std::string> read_to_end(int fd, std::size_t limit, const Deadline& deadline) {
@@ -115,6 +145,30 @@ Result<int> run_program(const std::vector<std::string>& arguments, const Deadlin
     if (status.empty())
         return Error{Kind::absent, "cannot run " + arguments.front() + ": not found"};
     return std::stoi(status);
+}
+
+Result<void> leave_behind(const std::function<void()>& work, std::span<const int> kept) {
+    const pid_t between = ::fork();
+    if (between < 0) return errno_error(Kind::internal, "start a process", errno);
+    if (between == 0) {
+        // Whose parent has ended belongs to init.
+        if (const pid_t child = ::fork(); child != 0) ::_exit(child < 0 ? errno : 0);
+        ::setsid();
+        [[maybe_unused]] const int moved = ::chdir("/");
+        reset_signals();
+        keep_only(kept);
+        work();
+        ::_exit(0);
+    }
+    int status = 0;
+    pid_t waited = 0;
+    do {
+        waited = ::waitpid(between, &status, 0);
+    } while (waited < 0 && errno == EINTR);
+    // No status: whoever started us has it that children are not waited for.
+    if (waited < 0 || status == 0) return {};
+    return errno_error(Kind::internal, "start a process",
+                       WIFEXITED(status) ? WEXITSTATUS(status) : EINTR);
 }
 
 }  // namespace nbd

@@ -166,5 +166,65 @@ TEST(RunProgram, AHangingOneIsGivenUpAndEnded) {
     EXPECT_EQ(::read(reading.get(), text.data(), text.size()), 0);
 }
 
+TEST(LeaveBehind, OutlivesTheCallAndIsNobodysChild) {
+    std::array<int, 2> to{};
+    std::array<int, 2> from{};
+    ASSERT_EQ(::pipe(to.data()), 0);
+    ASSERT_EQ(::pipe(from.data()), 0);
+    const Fd reading(from[0]);
+    Fd writing(to[1]);
+    ASSERT_TRUE(leave_behind(
+        [&] {
+            char byte = 0;
+            while (::read(to[0], &byte, 1) == 1)
+                if (::write(from[1], "!", 1) != 1) return;
+        },
+        std::array{to[0], from[1]}));
+    ::close(to[0]);
+    ::close(from[1]);
+    EXPECT_FALSE(has_children());
+    char byte = 0;
+    ASSERT_EQ(::write(writing.get(), "?", 1), 1);
+    ASSERT_EQ(::read(reading.get(), &byte, 1), 1);
+    EXPECT_EQ(byte, '!');
+    // It has no copy of our end: its own sees us leave.
+    writing.reset();
+    EXPECT_EQ(::read(reading.get(), &byte, 1), 0);
+}
+
+TEST(LeaveBehind, KeepsNothingOfOurs) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe(ends.data()), 0);
+    const Fd reading(ends[0]);
+    Fd writing(ends[1]);
+    const Fd high(::fcntl(writing.get(), F_DUPFD, 600));
+    sigset_t terminate;
+    sigset_t before;
+    sigemptyset(&terminate);
+    sigaddset(&terminate, SIGTERM);
+    ::sigprocmask(SIG_BLOCK, &terminate, &before);
+    const auto old = ::signal(SIGPIPE, SIG_IGN);
+    ASSERT_TRUE(leave_behind(
+        [&] {
+            std::string seen;
+            for (int number = 0; number < 1024; ++number)
+                if (::fcntl(number, F_GETFD) >= 0) seen += std::to_string(number) + " ";
+            seen += ::getsid(0) == ::getpid() ? "alone " : "in a session ";
+            seen += ::signal(SIGPIPE, SIG_DFL) == SIG_DFL ? "default " : "ignored ";
+            sigset_t blocked;
+            ::sigprocmask(SIG_SETMASK, nullptr, &blocked);
+            seen += sigismember(&blocked, SIGTERM) == 0 ? "open" : "blocked";
+            [[maybe_unused]] const ssize_t written = ::write(high.get(), seen.data(), seen.size());
+        },
+        std::array{high.get()}));
+    ::signal(SIGPIPE, old);
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    std::array<char, 256> seen{};
+    const ssize_t count = ::read(reading.get(), seen.data(), seen.size());
+    ASSERT_GT(count, 0);
+    EXPECT_EQ(std::string(seen.data(), static_cast<std::size_t>(count)),
+              "0 1 2 " + std::to_string(high.get()) + " alone default open");
+}
+
 }  // namespace
 }  // namespace nbd

@@ -83,6 +83,19 @@ TEST(DropPrivileges, KeepsOnlyWhatAWatchdogNeeds) {
     EXPECT_EQ(left(true), more + " " + more + " " + more + " 1");
 }
 
+TEST(DropPrivileges, WhatMovesBytesNeedsNone) {
+    if (::getuid() != 0) GTEST_SKIP() << "needs root to have something to drop";
+    const auto left = [](bool locked) {
+        return in_child([locked]() -> std::string {
+            if (auto done = drop_all_privileges(locked); !done) return done.error().what;
+            return proc_status("CapEff") + " " + proc_status("CapBnd") + " " +
+                   proc_status("NoNewPrivs");
+        });
+    };
+    EXPECT_EQ(left(false), "0000000000000000 0000000000000000 1");
+    EXPECT_EQ(left(true), "0000000000004000 0000000000004000 1");
+}
+
 TEST(Mark, ReplacesTheFirstCharacterOnly) {
     std::string name = "/sbin/nbd-client";
     std::array<char*, 2> argv = {name.data(), nullptr};
