@@ -310,6 +310,20 @@ Result<ConnectionKeys> TlsStream::take_keys(const Deadline& deadline) {
     return keys;
 }
 
+Result<ssl_st*> TlsStream::continue_over_socket(const Deadline& deadline) {
+    if (!open_) return Error{Kind::protocol, "the connection is not open any more"};
+    TRY(flush(deadline));
+    BIO* const socket = BIO_new_socket(fd_, BIO_NOCLOSE);
+    if (socket == nullptr || BIO_pending(incoming_) != 0) {
+        BIO_free(socket);
+        return Error{Kind::internal, "OpenSSL has not read what it was given"};
+    }
+    SSL_set_bio(ssl_.get(), socket, socket);
+    incoming_ = outgoing_ = nullptr;
+    open_ = false;
+    return ssl_.get();
+}
+
 Result<ConnectionKeys> TlsStream::derive_keys() const {
     const auto agreed = suite();
     if (!agreed) return Error{Kind::insecure, "they agreed on a cipher that was not offered"};

@@ -39,6 +39,10 @@ public:
     /// the server has already sent what the kernel should have received.
     Result<ConnectionKeys> take_keys(const Deadline& deadline);
 
+    /// For a relay: the session itself, which from here on reads and writes the socket without us
+    /// and is ours only to free.
+    Result<ssl_st*> continue_over_socket(const Deadline& deadline);
+
 private:
     struct Free {
         void operator()(ssl_st* ssl) const;
