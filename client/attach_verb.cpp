@@ -202,7 +202,7 @@ Result<Outcome> serve(const Wanted& wanted, const Caller& caller, Kernel& kernel
         return Outcome{interrupted_status(signals), stays};
     if (!plan) return std::move(plan).error();
     for (const std::string& warning : plan->warnings) log(Level::warning, warning);
-    if (*request.reconnect_for == 0s && !plan->connections.front().offload.empty())
+    if (*request.reconnect_for == 0s && plan->connections.front().offload == offload_kernel)
         log(Level::warning,
             "TLS in the kernel without reconnecting: the server's first change of keys, due after "
             "16 million records with AES, ends the device (--reconnect-for avoids that)");

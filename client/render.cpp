@@ -90,7 +90,7 @@ constexpr Column columns[] = {
      [](const DeviceRow& row, bool) { return number(row.live_connections); }},
     {"TLS", "tls", true, "1 when encrypted",
      [](const DeviceRow& row, bool) { return boolean(row.tls); }},
-    {"OFFLOAD", "tls_offload", false, "who encrypts: ktls (the kernel)",
+    {"OFFLOAD", "tls_offload", false, "who encrypts: ktls (the kernel), relay",
      [](const DeviceRow& row, bool) { return text(row.offload); }},
     {"ID", "id", false, "backend identifier in the kernel",
      [](const DeviceRow& row, bool) { return text(row.id); }},

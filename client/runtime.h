@@ -33,7 +33,7 @@ struct RuntimeStatus {
     std::chrono::seconds dead_conn_timeout{0};  ///< the kernel's patience, as sent
     std::chrono::system_clock::time_point attached_since{};
     bool tls = false;
-    std::string offload;  ///< who protects the connections ("ktls"); empty: nobody
+    std::string offload;  ///< who protects the connections ("ktls", "relay"); empty: nobody
 
     // Kept true by the watchdog only.
     pid_t pid = 0;

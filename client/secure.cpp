@@ -3,12 +3,18 @@
 // kernel.
 #include "client/secure.h"
 
-#include "client/base/log.h"
 #include "client/base/process.h"
 #include "client/base/text.h"
 #include "client/protocol/ktls.h"
+#include "client/protocol/relay.h"
+#include "client/survive.h"
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <utility>
 
@@ -21,6 +27,8 @@ using namespace std::chrono_literals;
 /// Reading a few files; more means that they lie where nobody answers.
 constexpr auto refresh_limit = 500ms;
 constexpr auto pause_after_hang = 60s;
+/// Between the kernel and a relay: a few of the largest requests there usually are.
+constexpr int pair_buffer = 1024 * 1024;
 
 std::string first_of(const std::string& first, const std::string& second) {
     return first.empty() ? second : first;
@@ -67,6 +75,23 @@ Result<void> check_policy(const TlsPolicy& policy, const Target& target, bool in
     return {};
 }
 
+void enlarge_buffers(int socket) {
+    for (const auto& [within_limits, beyond] :
+         {std::pair{SO_SNDBUF, SO_SNDBUFFORCE}, std::pair{SO_RCVBUF, SO_RCVBUFFORCE}})
+        if (::setsockopt(socket, SOL_SOCKET, beyond, &pair_buffer, sizeof pair_buffer) != 0)
+            ::setsockopt(socket, SOL_SOCKET, within_limits, &pair_buffer, sizeof pair_buffer);
+}
+
+/// What a process with keys in it and nothing else to do is like. Who could be told of a failure?
+void become_relay(bool locked) {
+    ::prctl(PR_SET_NAME, "nbd-tls-relay");
+    ::prctl(PR_SET_DUMPABLE, 0);
+    // HUP tells processes of this program to look again, which is not for us.
+    for (const int number : {SIGHUP, SIGPIPE}) ::signal(number, SIG_IGN);
+    if (locked) static_cast<void>(survive());
+    static_cast<void>(drop_all_privileges(locked));
+}
+
 }  // namespace
 
 Result<TlsPolicy> tls_policy(const AttachRequest& request, const Target& target,
@@ -111,18 +136,13 @@ const TlsContext* Security::context(std::size_t number) const {
 Result<void> Security::load() {
     if (!wanted_) return {};
     const std::vector<TlsSuite> carried =
-        for_kernel_ ? probe_kernel_tls()
-                    : std::vector<TlsSuite>(all_suites().begin(), all_suites().end());
+        for_kernel_ ? probe_kernel_tls() : std::vector<TlsSuite>();
     const auto cpuinfo = read_file("/proc/cpuinfo");
     const std::vector<TlsCipher> ciphers =
         request_.tls_ciphers.empty() ? default_ciphers(cpuinfo && has_aes_instructions(*cpuinfo))
                                      : request_.tls_ciphers;
-    suites_ = suites_to_offer(ciphers, carried);
-    for (std::size_t i = 0; i < entries_.size(); ++i) {
-        if (!entries_[i]) continue;
-        if (for_kernel_) TRY(check_offload(request_, target(i), suites_));
-        TRY(load_entry(i));
-    }
+    for (std::size_t i = 0; i < entries_.size(); ++i)
+        if (entries_[i]) TRY(load_entry(i, ciphers, carried));
     if (request_.tls_insecure)
         log(Level::warning, "TLS without checking who the server is: anybody between here and " +
                                 to_string(request_.target.endpoint) + " can read and change all");
@@ -130,9 +150,23 @@ Result<void> Security::load() {
     return {};
 }
 
-Result<void> Security::load_entry(std::size_t number) {
+/// Also says what the user should know of it, and returns what is to be offered.
+Result<std::vector<TlsSuite>> Security::choose_offload(std::size_t number,
+                                                       const std::vector<TlsCipher>& ciphers,
+                                                       const std::vector<TlsSuite>& carried) {
+    if (!for_kernel_) return suites_to_offer(ciphers, all_suites());
+    const auto by_kernel = suites_to_offer(ciphers, carried);
+    const Offload offload = TRY(nbd::choose_offload(request_, target(number), by_kernel));
+    entries_[number]->relay = offload.relay;
+    if (!offload.sentence.empty()) log(offload.level, offload.sentence);
+    return offload.relay ? suites_to_offer(ciphers, all_suites()) : by_kernel;
+}
+
+Result<void> Security::load_entry(std::size_t number, const std::vector<TlsCipher>& ciphers,
+                                  const std::vector<TlsSuite>& carried) {
     Entry& entry = *entries_[number];
-    entry.policy = TRY(tls_policy(request_, target(number), suites_));
+    auto suites = TRY(choose_offload(number, ciphers, carried));
+    entry.policy = TRY(tls_policy(request_, target(number), std::move(suites)));
     const TlsTexts texts = TRY(read_tls_files(entry.policy));
     entry.context = TRY(TlsContext::make(entry.policy, texts));
     entry.fingerprint = fingerprint(texts);
@@ -165,36 +199,66 @@ void Security::reload(Entry& entry) {
     entry.fingerprint = fingerprint(*texts);
 }
 
-Result<void> check_offload(const AttachRequest& request, const Target& target,
-                           const std::vector<TlsSuite>& carried) {
-    const auto cannot = [&target](const std::string& cause, std::string hint) {
-        return Error{Kind::unsupported,
-                     "cannot let the kernel protect " + to_uri(target) + ": " + cause,
-                     std::move(hint)};
-    };
-    const std::string no_relay = "; this version has no relay to stand in";
-    if (request.tls_offload == TlsOffload::never)
-        return cannot("--tls-offload=never forbids it" + no_relay, "leave --tls-offload out");
-    if (std::holds_alternative<UnixEndpoint>(target.endpoint))
-        return cannot("it knows TLS only over TCP, not over unix sockets" + no_relay,
-                      "connect by TCP (nbds://HOST/)");
-    if (carried.empty())
-        return cannot("it has no TLS for any of the ciphers" + no_relay,
-                      "modprobe tls, or the kernel lacks it; --tls-ciphers may be too narrow");
-    return {};
+Result<Offload> choose_offload(const AttachRequest& request, const Target& target,
+                               const std::vector<TlsSuite>& carried) {
+    const std::string uri = to_uri(target);
+    const std::string swap =
+        "a process in between can wait for memory that has to go through itself first";
+    if (request.tls_offload == TlsOffload::never) {
+        if (!request.essential) return Offload{.relay = true};
+        return Offload{true, Level::warning,
+                       "TLS with " + uri + " goes through a process of ours, as asked for: " +
+                           swap + ", and with swap on the device that stops the machine"};
+    }
+    const bool local = std::holds_alternative<UnixEndpoint>(target.endpoint);
+    if (!local && !carried.empty()) return Offload{};
+    const std::string cause = local ? "it knows TLS only over TCP, not over unix sockets"
+                                    : "it has no TLS for any of the ciphers";
+    const std::string cure =
+        local ? "connect by TCP (nbds://HOST/)"
+              : "modprobe tls, or the kernel lacks it; --tls-ciphers may be too narrow";
+    const std::string cannot = "cannot let the kernel protect " + uri + ": " + cause;
+    if (request.tls_offload == TlsOffload::require) return Error{Kind::unsupported, cannot, cure};
+    if (request.essential)
+        return Error{Kind::unsupported, cannot + ", and " + swap,
+                     cure + "; --tls-offload=never insists, for a device without swap"};
+    return Offload{true, local ? Level::info : Level::warning,
+                   "TLS with " + uri +
+                       " goes through a process of ours, the kernel cannot do it: " + cause +
+                       (local ? "" : " (" + cure + ")")};
 }
 
-Result<std::string> hand_to_kernel(TlsStream& tls, int fd, const std::string& server,
-                                   const Deadline& deadline) {
+Result<void> hand_to_kernel(TlsStream& tls, int fd, const std::string& server,
+                            const Deadline& deadline) {
     auto keys = tls.take_keys(deadline);
-    if (!keys) {
-        Error error = std::move(keys).error();
-        error.what =
-            "cannot give the TLS connection to " + server + " to the kernel: " + error.what;
+    if (keys) return install_kernel_tls(fd, *keys);
+    Error error = std::move(keys).error();
+    error.what = "cannot give the TLS connection to " + server + " to the kernel: " + error.what;
+    return error;
+}
+
+Result<Fd> hand_to_relay(std::unique_ptr<TlsStream> tls, Fd socket, const std::string& server,
+                         bool locked, const Deadline& deadline) {
+    const auto failed = [&server](Error error) {
+        error.what = "cannot relay TLS with " + server + ": " + error.what;
         return error;
-    }
-    TRY(install_kernel_tls(fd, *keys));
-    return std::string(offload_kernel);
+    };
+    auto session = tls->continue_over_socket(deadline);
+    if (!session) return failed(std::move(session).error());
+    std::array<int, 2> ends{};
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
+        return failed(errno_error(Kind::internal, "create a pair of sockets", errno));
+    Fd for_kernel(ends[0]);
+    Fd for_relay(ends[1]);
+    for (const int end : ends) enlarge_buffers(end);
+    const auto work = [&] {
+        become_relay(locked);
+        run_relay(*session, socket.get(), for_relay.get());
+        tls.reset();  // wipes its keys
+    };
+    auto left = leave_behind(work, std::array{socket.get(), for_relay.get()});
+    if (!left) return failed(std::move(left).error());
+    return for_kernel;
 }
 
 }  // namespace nbd

@@ -134,9 +134,14 @@ Result<void> Dialer::negotiate(Connection& connection, const Deadline& deadline)
         return std::move(info).error();
     }
     connection.info = *std::move(info);
-    if (dialogue.tls() != nullptr && !request_.dry_run)
-        connection.offload = TRY(hand_to_kernel(*dialogue.tls(), fd, connection.server, deadline));
-    return {};
+    if (dialogue.tls() == nullptr || request_.dry_run) return {};
+    if (security_.needs_relay(connection.target)) {
+        connection.offload = offload_relay;
+        connection.for_relay = dialogue.take_tls();
+        return {};
+    }
+    connection.offload = offload_kernel;
+    return hand_to_kernel(*dialogue.tls(), fd, connection.server, deadline);
 }
 
 Result<Connection> Dialer::shake(ConnectRace::Winner winner, const Deadline& deadline) const {
@@ -156,6 +161,15 @@ Result<Connection> Dialer::shake(ConnectRace::Winner winner, const Deadline& dea
     return connection;
 }
 
+/// What cannot be done by several threads at once: a new process has the locks that others hold.
+Result<Connection> Dialer::finish(Result<Connection> connection, const Deadline& deadline) const {
+    if (!connection || !connection->for_relay) return connection;
+    connection->socket =
+        TRY(hand_to_relay(std::move(connection->for_relay), std::move(connection->socket),
+                          connection->server, request_.essential, deadline));
+    return connection;
+}
+
 Result<Connection> Dialer::dial(const Deadline& deadline) {
     std::vector<Address> left = candidates_;
     std::optional<Error> first_error;
@@ -165,7 +179,7 @@ Result<Connection> Dialer::dial(const Deadline& deadline) {
         const std::size_t tag = winner->address.tag;
         // A mute server must not use up the time of those after it.
         const auto share = (deadline.time() - Clock::now()) / static_cast<int>(left.size());
-        auto connection = shake(*std::move(winner), deadline.at_most(share));
+        auto connection = finish(shake(*std::move(winner), deadline.at_most(share)), deadline);
         if (connection || connection.error().kind == Kind::cancelled) return connection;
         if (!first_error) first_error = std::move(connection).error();
         std::erase_if(left, [tag](const Address& address) { return address.tag == tag; });
@@ -189,6 +203,7 @@ std::vector<Result<Connection>> Dialer::dial_more(const Connection& first, unsig
     for (Result<Connection>& result : results)
         threads.emplace_back([&dial_one, &result] { result = dial_one(); });
     threads.clear();
+    for (Result<Connection>& result : results) result = finish(std::move(result), deadline);
     return results;
 }
 
@@ -211,7 +226,7 @@ std::optional<Result<Connection>> Dialer::advance(const Deadline& deadline) {
     if (auto winner = race_.take_winner()) {
         if (auto prepared = prepare(deadline); !prepared)
             return Result<Connection>(std::move(prepared).error());
-        auto connection = shake(*std::move(winner), deadline);
+        auto connection = finish(shake(*std::move(winner), deadline), deadline);
         rejected_ = !connection && connection.error().kind == Kind::insecure;
         return connection;
     }

@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <poll.h>
 #include <string>
@@ -26,6 +27,7 @@ struct Connection {
     std::size_t address = 0;  ///< which of the dialer's addresses
     ExportInfo info;
     std::string offload = {};  ///< who protects it once handed over; empty: it is plain
+    std::unique_ptr<TlsStream> for_relay = {};  ///< what no relay has taken over yet
 };
 
 /// Knows every address of the target and its alternates, and how to shake hands there.
@@ -82,6 +84,7 @@ public:
 private:
     Result<void> negotiate(Connection& connection, const Deadline& deadline) const;
     Result<Connection> shake(ConnectRace::Winner winner, const Deadline& deadline) const;
+    Result<Connection> finish(Result<Connection> connection, const Deadline& deadline) const;
     const Target& target(std::size_t number) const;
 
     AttachRequest request_;

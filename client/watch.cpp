@@ -269,6 +269,7 @@ private:
         if (!answer) return tell(HandOverFailed{answer.error()});
         if (!in_hand_ || !was_adopted(in_hand_->socket.get())) return tell(NotAdopted{});
         dialer_.stick_to(in_hand_->target);
+        status_.offload = in_hand_->offload;
         reset_on_close(in_hand_->socket.get(), true);
         links_.push_back(*std::exchange(in_hand_, std::nullopt));
         tell(Adopted{});

@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 namespace nbd {
 
@@ -20,6 +21,8 @@ public:
     Handshake& handshake() { return handshake_; }
     /// Null without TLS.
     TlsStream* tls() { return tls_.get(); }
+    /// The TLS alone, when there is nothing more to be said here.
+    std::unique_ptr<TlsStream> take_tls() { return std::move(tls_); }
 
 private:
     Dialogue(std::unique_ptr<SocketStream> socket, std::unique_ptr<TlsStream> tls,

@@ -59,7 +59,3 @@ echo 'asking needs no kernel'
 expect_exit 0 client info --json nbds://localhost/store --tls-ca "$ca"
 check_eq 'size' "$(json 'd["size"]')" 16777216
 expect_exit 0 client -l 127.0.0.1 10809 -A "$ca"
-
-echo 'what the kernel cannot do is said'
-expect_exit 8 client attach nbds://127.0.0.1/store --tls-ca "$ca" --tls-offload never
-check_match 'the reason' "$err" 'cannot let the kernel protect nbds://127.0.0.1/store: --tls-offload'

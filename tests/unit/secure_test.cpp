@@ -87,20 +87,70 @@ TEST(TlsPolicyOf, NothingStaysUncheckedUnlessTheUserSaysSo) {
     EXPECT_NE(policy_of(keyless).error().hint.find("--tls-key"), std::string::npos);
 }
 
-TEST(Offload, WhereTheKernelCannot) {
-    AttachRequest request = request_for("nbds://store/");
-    const std::vector<TlsSuite> all = every_suite();
-    EXPECT_TRUE(check_offload(request, request.target, all));
-    const auto failure = [&](const AttachRequest& wanted, const std::vector<TlsSuite>& carried) {
-        const auto checked = check_offload(wanted, wanted.target, carried);
-        EXPECT_EQ(checked.error().kind, Kind::unsupported);
-        return checked.error().what;
-    };
-    EXPECT_NE(failure(request, {}).find("it has no TLS for any of the ciphers"), std::string::npos);
-    const AttachRequest local = request_for("nbds+unix:///?socket=/s&tls-hostname=a");
-    EXPECT_NE(failure(local, all).find("only over TCP"), std::string::npos);
-    request.tls_offload = TlsOffload::never;
-    EXPECT_NE(failure(request, all).find("--tls-offload=never"), std::string::npos);
+const char* const here = "nbds://store/";
+const char* const local = "nbds+unix:///?socket=/s&tls-hostname=a";
+
+Result<Offload> chosen(const char* uri, TlsOffload wish, bool essential, bool carried = true) {
+    AttachRequest request = request_for(uri);
+    request.tls_offload = wish;
+    request.essential = essential;
+    return choose_offload(request, request.target,
+                          carried ? every_suite() : std::vector<TlsSuite>{});
+}
+
+TEST(OffloadChoice, TheKernelWhereItCan) {
+    for (const TlsOffload wish : {TlsOffload::automatic, TlsOffload::require})
+        for (const bool essential : {false, true}) {
+            const auto offload = chosen(here, wish, essential);
+            ASSERT_TRUE(offload);
+            EXPECT_FALSE(offload->relay);
+            EXPECT_EQ(offload->sentence, "");
+        }
+}
+
+TEST(OffloadChoice, ARelayWhereTheKernelCannot) {
+    const auto lacking = chosen(here, TlsOffload::automatic, false, false);
+    ASSERT_TRUE(lacking);
+    EXPECT_TRUE(lacking->relay);
+    EXPECT_EQ(lacking->level, Level::warning) << "the user can do something about it";
+    EXPECT_NE(lacking->sentence.find("no TLS for any of the ciphers"), std::string::npos);
+    EXPECT_NE(lacking->sentence.find("modprobe tls"), std::string::npos);
+    const auto by_path = chosen(local, TlsOffload::automatic, false);
+    ASSERT_TRUE(by_path);
+    EXPECT_TRUE(by_path->relay);
+    EXPECT_EQ(by_path->level, Level::info);
+    EXPECT_NE(by_path->sentence.find("only over TCP"), std::string::npos);
+}
+
+TEST(OffloadChoice, RequiredIsRequired) {
+    for (const bool essential : {false, true}) {
+        const auto lacking = chosen(here, TlsOffload::require, essential, false);
+        ASSERT_FALSE(lacking);
+        EXPECT_EQ(lacking.error().kind, Kind::unsupported);
+        EXPECT_NE(lacking.error().what.find("no TLS for any of the ciphers"), std::string::npos);
+        ASSERT_FALSE(chosen(local, TlsOffload::require, essential));
+    }
+}
+
+TEST(OffloadChoice, SwapNeverGoesThroughARelayUnlessSomebodyInsists) {
+    const auto refused = chosen(local, TlsOffload::automatic, true);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().kind, Kind::unsupported);
+    EXPECT_NE(refused.error().what.find("wait for memory"), std::string::npos);
+    EXPECT_NE(refused.error().hint.find("--tls-offload=never"), std::string::npos);
+    ASSERT_FALSE(chosen(here, TlsOffload::automatic, true, false));
+    const auto insisted = chosen(here, TlsOffload::never, true);
+    ASSERT_TRUE(insisted);
+    EXPECT_TRUE(insisted->relay);
+    EXPECT_EQ(insisted->level, Level::warning);
+    EXPECT_NE(insisted->sentence.find("stops the machine"), std::string::npos);
+}
+
+TEST(OffloadChoice, NeverIsNobodysNews) {
+    const auto offload = chosen(here, TlsOffload::never, false);
+    ASSERT_TRUE(offload);
+    EXPECT_TRUE(offload->relay);
+    EXPECT_EQ(offload->sentence, "");
 }
 
 class SecurityFiles : public testing::Test {
