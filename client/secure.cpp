@@ -237,7 +237,7 @@ Result<void> hand_to_kernel(TlsStream& tls, int fd, const std::string& server,
     return error;
 }
 
-Result<Fd> hand_to_relay(std::unique_ptr<TlsStream> tls, Fd socket, const std::string& server,
+Result<Fd> hand_to_relay(std::unique_ptr<TlsStream> tls, int socket, const std::string& server,
                          bool locked, const Deadline& deadline) {
     const auto failed = [&server](Error error) {
         error.what = "cannot relay TLS with " + server + ": " + error.what;
@@ -253,10 +253,10 @@ Result<Fd> hand_to_relay(std::unique_ptr<TlsStream> tls, Fd socket, const std::s
     for (const int end : ends) enlarge_buffers(end);
     const auto work = [&] {
         become_relay(locked);
-        run_relay(*session, socket.get(), for_relay.get());
+        run_relay(*session, socket, for_relay.get());
         tls.reset();  // wipes its keys
     };
-    auto left = leave_behind(work, std::array{socket.get(), for_relay.get()});
+    auto left = leave_behind(work, std::array{socket, for_relay.get()});
     if (!left) return failed(std::move(left).error());
     return for_kernel;
 }

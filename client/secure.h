@@ -84,8 +84,9 @@ Result<void> hand_to_kernel(TlsStream& tls, int fd, const std::string& server,
                             const Deadline& deadline);
 
 /// Leaves a connection past its handshake to a process that outlives us and ends with it; returns
-/// its plain end for the kernel. Not while other threads use TLS. `locked`: its memory.
-Result<Fd> hand_to_relay(std::unique_ptr<TlsStream> tls, Fd socket, const std::string& server,
+/// its plain end for the kernel. `socket` stays the caller's as well, to abort it: a relay that is
+/// stopped could send when it goes on. Not while other threads use TLS. `locked`: its memory.
+Result<Fd> hand_to_relay(std::unique_ptr<TlsStream> tls, int socket, const std::string& server,
                          bool locked, const Deadline& deadline);
 
 }  // namespace nbd

@@ -164,9 +164,9 @@ Result<Connection> Dialer::shake(ConnectRace::Winner winner, const Deadline& dea
 /// What cannot be done by several threads at once: a new process has the locks that others hold.
 Result<Connection> Dialer::finish(Result<Connection> connection, const Deadline& deadline) const {
     if (!connection || !connection->for_relay) return connection;
-    connection->socket =
-        TRY(hand_to_relay(std::move(connection->for_relay), std::move(connection->socket),
-                          connection->server, request_.essential, deadline));
+    Fd plain = TRY(hand_to_relay(std::move(connection->for_relay), connection->socket.get(),
+                                 connection->server, request_.essential, deadline));
+    connection->beyond_relay = std::exchange(connection->socket, std::move(plain));
     return connection;
 }
 

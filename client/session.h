@@ -27,6 +27,9 @@ struct Connection {
     std::size_t address = 0;  ///< which of the dialer's addresses
     ExportInfo info;
     std::string offload = {};  ///< who protects it once handed over; empty: it is plain
+    /// Its relay's socket to the server, shared with it: through this end it can be silenced even
+    /// while it is stopped.
+    Fd beyond_relay = Fd();
     std::unique_ptr<TlsStream> for_relay = {};  ///< what no relay has taken over yet
 };
 

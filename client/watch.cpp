@@ -203,6 +203,7 @@ private:
             // Dead for us must be dead for the driver, or it would not take a new socket in its
             // place; and for the server, or it would get the same requests twice.
             abort_connection(fds[i].fd);
+            if (links_[i].beyond_relay) abort_connection(links_[i].beyond_relay.get());
             links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
             if (links_.empty() && state_.blind == 0) dialer_.stick_to(std::nullopt);
             tell(LinkDied{cause});

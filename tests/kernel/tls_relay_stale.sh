@@ -1,0 +1,43 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# A relay that was stopped while it had requests, and goes on long after: none reaches the server,
+# where they would overwrite what was written since over the connection that took its place.
+# lab: needs nbdkit openssl
+# lab: time=180
+. "$LAB/lib.sh"
+
+make_authority ca
+make_certificate ca server IP:127.0.0.1
+lay_out_certificates "$PWD/pki" ca server
+truncate -s 32M store
+serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" file "$PWD/store"
+expect_exit 0 client attach nbds://127.0.0.1/store /dev/nbd0 --tls-ca "$PWD/tls/ca.pem" \
+    --tls-offload never --connections 1
+
+relays() { # process ids
+    local comm
+    for comm in /proc/[0-9]*/comm; do
+        [ "$(<"$comm")" != nbd-tls-relay ] || { comm=${comm%/comm} && echo "${comm#/proc/}"; }
+    done 2>/dev/null
+}
+
+for round in 1 2 3; do
+    # Few blocks, so that each is written again and again.
+    start_load /dev/nbd0 --threads 8 --size 196608
+    sleep 1
+    old=$(relays)
+    before=$(field nbd0 RECONNECTS)
+    kill -STOP "$old"
+    await_field 25 nbd0 RECONNECTS $((before + 1))
+    await_field 10 nbd0 STATE attached
+    sleep 2
+    end_load
+    [ -d "/proc/$old" ] || fail 'the stopped relay has gone by itself'
+    now_right=$(sum_of store)
+    kill -CONT "$old"
+    wait_until 5 [ ! -d "/proc/$old" ] || fail 'a relay that nobody needs stays'
+    sleep 1
+    check_eq "the store after round $round" "$(sum_of store)" "$now_right"
+done
+expect_exit 0 client detach /dev/nbd0
+wait_until 5 no_clients_left || fail 'a process outlives its device'
