@@ -173,6 +173,14 @@ Result<void> Security::load_entry(std::size_t number, const std::vector<TlsCiphe
     return {};
 }
 
+bool Security::relay_instead(std::size_t number, const Error& why) {
+    if (!entries_[number] || entries_[number]->relay || why.kind != Kind::unsupported) return false;
+    if (request_.tls_offload != TlsOffload::automatic || request_.essential) return false;
+    log(Level::warning, "TLS with " + to_uri(target(number)) +
+                            " goes through a process of ours from now on: " + why.what);
+    return entries_[number]->relay = true;
+}
+
 void Security::refresh(const Deadline& deadline) {
     if (!loaded_ || Clock::now() < no_refresh_before_) return;
     for (const auto& entry : entries_) {

@@ -42,6 +42,9 @@ public:
     const TlsContext* context(std::size_t target) const;
     /// Whether a process has to stand in for the kernel.
     bool needs_relay(std::size_t target) const { return entries_[target]->relay; }
+    /// The kernel has not taken a connection as was thought it would: whether a relay may stand in.
+    /// From then on it does.
+    bool relay_instead(std::size_t target, const Error& why);
 
 private:
     struct Entry {

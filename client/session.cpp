@@ -181,6 +181,7 @@ Result<Connection> Dialer::dial(const Deadline& deadline) {
         const auto share = (deadline.time() - Clock::now()) / static_cast<int>(left.size());
         auto connection = finish(shake(*std::move(winner), deadline.at_most(share)), deadline);
         if (connection || connection.error().kind == Kind::cancelled) return connection;
+        if (security_.relay_instead(candidate_target_[tag], connection.error())) continue;
         if (!first_error) first_error = std::move(connection).error();
         std::erase_if(left, [tag](const Address& address) { return address.tag == tag; });
     }
@@ -226,7 +227,10 @@ std::optional<Result<Connection>> Dialer::advance(const Deadline& deadline) {
     if (auto winner = race_.take_winner()) {
         if (auto prepared = prepare(deadline); !prepared)
             return Result<Connection>(std::move(prepared).error());
+        const std::size_t number = candidate_target_[winner->address.tag];
         auto connection = finish(shake(*std::move(winner), deadline), deadline);
+        // The next attempt finds it decided.
+        if (!connection) security_.relay_instead(number, connection.error());
         rejected_ = !connection && connection.error().kind == Kind::insecure;
         return connection;
     }

@@ -183,6 +183,27 @@ TEST_F(SecurityFiles, AreLoadedOnceAndKept) {
     EXPECT_EQ(security.context(0), first) << "nor is what makes no sense";
 }
 
+TEST_F(SecurityFiles, WhatTheKernelRefusesAfterAllGoesThroughARelay) {
+    const Error refused{Kind::unsupported, "cannot give the kernel the keys"};
+    Security security(request, false);
+    ASSERT_TRUE(security.load());
+    EXPECT_FALSE(security.needs_relay(0));
+    EXPECT_FALSE(security.relay_instead(0, {Kind::unreachable, "the server has gone"}));
+    EXPECT_FALSE(security.needs_relay(0));
+    EXPECT_TRUE(security.relay_instead(0, refused));
+    EXPECT_TRUE(security.needs_relay(0));
+    EXPECT_FALSE(security.relay_instead(0, refused)) << "no relay stands in for a relay";
+    for (const bool essential : {true, false}) {
+        AttachRequest strict = request;
+        strict.essential = essential;
+        if (!essential) strict.tls_offload = TlsOffload::require;
+        Security other(strict, false);
+        ASSERT_TRUE(other.load());
+        EXPECT_FALSE(other.relay_instead(0, refused));
+        EXPECT_FALSE(other.needs_relay(0));
+    }
+}
+
 TEST_F(SecurityFiles, AreReadAgainWhenTheyChange) {
     Security security(request, false);
     ASSERT_TRUE(security.load());
