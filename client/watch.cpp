@@ -199,11 +199,13 @@ private:
         if (!still_ours()) return tell(DeviceGone{});
         for (std::size_t i = fds.size(); i-- > 0;) {
             if (fds[i].revents == 0) continue;
-            const DeathCause cause = cause_of_death(fds[i].fd, state_.timeout);
+            const int beyond = links_[i].beyond_relay.get();
+            const DeathCause cause =
+                cause_of_death(beyond < 0 ? fds[i].fd : beyond, state_.timeout);
             // Dead for us must be dead for the driver, or it would not take a new socket in its
             // place; and for the server, or it would get the same requests twice.
             abort_connection(fds[i].fd);
-            if (links_[i].beyond_relay) abort_connection(links_[i].beyond_relay.get());
+            if (beyond >= 0) abort_connection(beyond);
             links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
             if (links_.empty() && state_.blind == 0) dialer_.stick_to(std::nullopt);
             tell(LinkDied{cause});
