@@ -16,12 +16,6 @@ serve_nbdkit local /run/store.sock "${tls[@]}"
 by_tcp=nbds://127.0.0.1/store
 by_path='nbds+unix:///store?socket=/run/store.sock'
 
-relays() { # process ids
-    local comm
-    for comm in /proc/[0-9]*/comm; do
-        [ "$(<"$comm")" != nbd-tls-relay ] || { comm=${comm%/comm} && echo "${comm#/proc/}"; }
-    done 2>/dev/null
-}
 relay_count() { relays | wc -l; }
 relay_count_is() { [ "$(relay_count)" -eq "$1" ]; }
 writes_done() { awk '{ print $5 }' /sys/block/nbd0/stat; }

@@ -14,13 +14,6 @@ serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" f
 expect_exit 0 client attach nbds://127.0.0.1/store /dev/nbd0 --tls-ca "$PWD/tls/ca.pem" \
     --tls-offload never --connections 1
 
-relays() { # process ids
-    local comm
-    for comm in /proc/[0-9]*/comm; do
-        [ "$(<"$comm")" != nbd-tls-relay ] || { comm=${comm%/comm} && echo "${comm#/proc/}"; }
-    done 2>/dev/null
-}
-
 for round in 1 2 3; do
     # Few blocks, so that each is written again and again.
     start_load /dev/nbd0 --threads 8 --size 196608

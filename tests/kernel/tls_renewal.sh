@@ -12,9 +12,8 @@ truncate -s 32M store
 serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" file "$PWD/store"
 
 ports() { awk '$3 ~ ":2A39$" && $4 == "01" { print $2 }' /proc/net/tcp | sort; }
-replaced() { # BEFORE: whether none of them is left
-    [ -z "$(comm -12 <(echo "$1") <(ports))" ]
-}
+port_count_is() { [ "$(ports | wc -l)" -eq "$1" ]; }
+renewed() { port_count_is "$connections" && [ "$(ports)" != "$1" ]; } # PORTS-BEFORE
 
 for connections in 1 4; do
     for threads in 1 8; do
@@ -24,10 +23,9 @@ for connections in 1 4; do
         start_load /dev/nbd0 --threads "$threads" --size 8388608
         renewals=0
         for _ in {1..5}; do
-            before=$(ports | head -n 1)
             # One processor uses the first connection only: that one is renewed again and again.
             before=$(ports)
-            wait_until 15 eval '[ "$(ports)" != "$before" ]' || fail 'no connection is renewed'
+            wait_until 15 renewed "$before" || fail 'no connection is renewed'
             renewals=$((renewals + 1))
             sleep 0.5
         done
@@ -39,7 +37,7 @@ for connections in 1 4; do
         [ "${BASH_REMATCH[1]}" -lt 3000 ] || fail 'a request has waited for its timer'
         check_eq 'reconnects' "$(field nbd0 RECONNECTS)" 0
         check_eq 'nr_requests' "$(</sys/block/nbd0/queue/nr_requests)" "$usual"
-        check_eq 'connections' "$(ports | wc -l)" "$connections"
+        wait_until 5 port_count_is "$connections" || fail "connections are $(ports)"
         expect_exit 0 client detach /dev/nbd0
     done
 done

@@ -326,3 +326,10 @@ client_processes() { # how many processes run the program under test
 }
 
 no_clients_left() { [ "$(client_processes)" -eq 0 ]; }
+
+relays() { # process ids of those that carry TLS for the kernel
+    local comm
+    for comm in /proc/[0-9]*/comm; do
+        [ "$(<"$comm")" != nbd-tls-relay ] || { comm=${comm%/comm} && echo "${comm#/proc/}"; }
+    done 2>/dev/null
+}

@@ -349,24 +349,19 @@ TEST_F(Attach, TheIoctlInterfaceStaysPatient) {
     EXPECT_TRUE(kernel.reconfigures().empty());
 }
 
-TEST_F(Attach, DiscardsAreSmallWhereTheyMustBeQuick) {
-    const std::string queue = kernel.root.path() + "/sys/block/nbd0/queue/";
-    const auto write = [&](const char* attribute, const std::string& value) {
-        std::ofstream(queue + attribute) << value;
-    };
-    constexpr std::uint64_t hardware = 999999488;  // as many digits as the limit
+TEST_F(Attach, SeveralConnectionsNeedQuickAnswers) {
+    const std::string queue = "sys/block/nbd0/queue/";
     for (const unsigned connections : {1U, 2U}) {
         SCOPED_TRACE(connections);
-        write("discard_max_hw_bytes", std::to_string(hardware) + "\n");
-        write("discard_max_bytes", "000004096\n");  // left by the last use
+        kernel.root.write(queue + "discard_max_hw_bytes", "999999488\n");
+        kernel.root.write(queue + "discard_max_bytes", "000004096\n");
         AttachRequest wanted = request();
         wanted.connections = connections;
         wanted.reconnect_for = 600s;
         ASSERT_TRUE(attach(wanted));
         const auto limit = kernel.sysfs().queue_value(0, "discard_max_bytes");
-        EXPECT_EQ(limit, connections == 1 ? hardware : 256U << 20);
+        EXPECT_EQ(limit, connections == 1 ? 999999488U : 256U << 20);
         ASSERT_TRUE(kernel.disconnect(0));
-        kernel.add_device(0);
     }
 }
 
@@ -512,21 +507,6 @@ TEST_F(Attach, AnyFailureAfterwardsLeavesTheDeviceFree) {
         kernel.missing_bytes = 0;
     }
     EXPECT_EQ(kernel.disconnects().size(), std::size(troubles));
-}
-
-TEST_F(Attach, RequestsAreKeptBelowTheServersMaximum) {
-    const std::string attribute = kernel.root.path() + "/sys/block/nbd0/queue/max_sectors_kb";
-    serve(megabyte, flag_bits({}), BlockSizes{512, 4096, 65536});
-    ASSERT_TRUE(attach(request()));
-    // A plain file keeps what stands behind the bytes written.
-    EXPECT_TRUE(read_file(attribute)->starts_with("64")) << *read_file(attribute);
-
-    ASSERT_TRUE(kernel.disconnect(0));
-    kernel.add_device(0);
-    serve(megabyte, flag_bits({}), BlockSizes{512, 4096, 1 << 25});
-    ASSERT_TRUE(attach(request()));
-    EXPECT_TRUE(read_file(attribute)->starts_with("0"))
-        << "only what the last use left is taken back";
 }
 
 // The same again.

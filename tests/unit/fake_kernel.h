@@ -103,11 +103,11 @@ public:
         return changed_.wait_for(lock, std::chrono::seconds(5),
                                  [&] { return connects_.size() >= count; });
     }
-    /// False when fewer than `count` RECONFIGUREs have come after five seconds.
     void forget_reconfigures() {
         const std::lock_guard lock(mutex_);
         reconfigures_.clear();
     }
+    /// False when fewer than `count` RECONFIGUREs have come after five seconds.
     bool wait_for_reconfigures(std::size_t count) {
         std::unique_lock lock(mutex_);
         return changed_.wait_for(lock, std::chrono::seconds(5),
