@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdint>
 #include <new>
+#include <sched.h>
 #include <string_view>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -56,15 +57,17 @@ public:
     HeldBack(const HeldBack&) = delete;
     HeldBack& operator=(const HeldBack&) = delete;
 
-    /// Whether no request is under way, and none can come while the change under way lasts.
+    /// Whether no request is under way, and none can come while the change under way lasts. It may
+    /// have begun a moment ago and may end in milliseconds: nothing here sleeps.
     bool is_quiet() const {
         const unsigned step = step_ != nullptr ? step_->load() : 0;
         if (step % 2 == 0) return false;
-        for (int i = 0; i < 3; ++i) {
-            if (i > 0) std::this_thread::sleep_for(200us);
+        const auto end = Clock::now() + 1ms;
+        do {
             if (sysfs_.inflight(index_) != 0) return false;
-        }
-        return step_->load() == step;
+            ::sched_yield();
+        } while (Clock::now() < end);
+        return sysfs_.inflight(index_) == 0 && step_->load() == step;
     }
 
 private:
@@ -102,7 +105,7 @@ bool becomes_quiet(const HeldBack& held) {
     const auto end = Clock::now() + longest_drain;
     while (Clock::now() < end) {
         if (held.is_quiet()) return true;
-        std::this_thread::sleep_for(50us);
+        ::sched_yield();
     }
     return false;
 }

@@ -86,7 +86,7 @@ for uri in "$by_tcp" "$by_path"; do
         sleep 3
     done
     measured=$(figures)
-    for number in 1 2 3; do
+    for _ in 1 2 3; do
         before=$(field nbd0 RECONNECTS)
         kill -KILL "$(relays)"
         await_field 10 nbd0 RECONNECTS $((before + 1))
