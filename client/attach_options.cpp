@@ -222,6 +222,12 @@ Result<void> check(const AttachRequest& request) {
     if (tls_options && !request.target.tls)
         return Error{Kind::usage, "cannot use TLS options with a server that is not asked for TLS",
                      "write nbds:// instead of nbd://, or add --tls"};
+    for (const Target& alternate : request.alternates)
+        if (alternate.tls.has_value() != request.target.tls.has_value())
+            return Error{Kind::usage,
+                         "cannot use " + to_uri(alternate) + " instead of " +
+                             to_uri(request.target) + ": only one of them is protected by TLS",
+                         "write nbds:// for both, or for neither"};
     if (request.preinit && !request.size)
         return Error{Kind::usage, "cannot use preinit: the size is not known without a handshake",
                      "give the size of the device as well"};

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <system_error>
 #include <thread>
 #include <unistd.h>
 
@@ -42,7 +43,12 @@ public:
                                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED) return;
         step_ = new (memory) Step(0);
-        if (usual_ >= 8) child_ = std::jthread([this] { change(20); });
+        if (usual_ < 8) return;
+        try {
+            child_ = std::jthread([this] { change(20); });
+        } catch (const std::system_error&) {
+            // No memory for a thread: nothing is held back, and no moment is quiet.
+        }
     }
     ~HeldBack() {
         if (child_.joinable()) {
@@ -57,12 +63,15 @@ public:
     HeldBack(const HeldBack&) = delete;
     HeldBack& operator=(const HeldBack&) = delete;
 
+    /// Whether the child has come so far as to hold anything back.
+    bool has_begun() const { return step_ != nullptr && step_->load() > 0; }
+
     /// Whether no request is under way, and none can come while the change under way lasts. It may
     /// have begun a moment ago and may end in milliseconds: nothing here sleeps.
     bool is_quiet() const {
         const unsigned step = step_ != nullptr ? step_->load() : 0;
         if (step % 2 == 0) return false;
-        const auto end = Clock::now() + 1ms;
+        const auto end = Clock::now() + 500us;
         do {
             if (sysfs_.inflight(index_) != 0) return false;
             ::sched_yield();
@@ -102,6 +111,8 @@ private:
 };
 
 bool becomes_quiet(const HeldBack& held) {
+    const auto begin_limit = Clock::now() + longest_death;
+    while (!held.has_begun() && Clock::now() < begin_limit) std::this_thread::sleep_for(1ms);
     const auto end = Clock::now() + longest_drain;
     while (Clock::now() < end) {
         if (held.is_quiet()) return true;

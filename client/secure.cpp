@@ -86,8 +86,9 @@ void enlarge_buffers(int socket) {
 void become_relay(bool locked) {
     ::prctl(PR_SET_NAME, "nbd-tls-relay");
     ::prctl(PR_SET_DUMPABLE, 0);
-    // HUP tells processes of this program to look again, which is not for us.
-    for (const int number : {SIGHUP, SIGPIPE}) ::signal(number, SIG_IGN);
+    // Who ends the watchdog, or all processes at shutdown, does not mean the device's connections:
+    // we end with ours.
+    for (const int number : {SIGHUP, SIGINT, SIGPIPE, SIGTERM}) ::signal(number, SIG_IGN);
     if (locked) static_cast<void>(survive());
     static_cast<void>(drop_all_privileges(locked));
 }

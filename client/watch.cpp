@@ -39,6 +39,12 @@ constexpr auto longest_lookup_pause = 10min;
 constexpr std::uint64_t most_records_per_second = 100'000;
 constexpr auto rarest_count = 2min;
 constexpr auto densest_count = 1s;
+/// Attempts to renew a connection: a busy device needs some, once a second; what fails more often
+/// will fail again.
+constexpr unsigned quick_renewals = 30;
+constexpr auto longest_renewal_pause = 10min;
+/// A renewal waits for a quiet moment and for the driver to see the end.
+constexpr auto longest_renewal = 5s;
 
 /// How long connections of a predecessor keep us from dialling another server than theirs.
 constexpr auto blind_loyalty = 60s;
@@ -51,7 +57,8 @@ DeathCause cause_of_death(int socket, std::chrono::milliseconds timeout) {
     socklen_t length = sizeof info;
     if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) != 0)
         return DeathCause::unknown;
-    const bool unanswered = info.tcpi_last_data_sent < info.tcpi_last_data_recv &&
+    const bool unanswered = timeout.count() > 0 &&
+                            info.tcpi_last_data_sent < info.tcpi_last_data_recv &&
                             info.tcpi_last_data_recv >= timeout.count();
     switch (info.tcpi_state) {
         case TCP_FIN_WAIT1:
@@ -109,6 +116,9 @@ public:
         // Once it is detached, the driver's goodbye is all that is left to send.
         if (!still_ours())
             for (const Connection& link : links_) reset_on_close(link.socket.get(), false);
+        // Half of a renewal would leave the device without a connection.
+        if (job_ == Job::renew)
+            static_cast<void>(wait_for(worker_.fd(), POLLIN, Deadline::in(longest_renewal)));
         // A lookup under way works on our members.
         const std::uint64_t one = 1;
         [[maybe_unused]] const ssize_t written = ::write(stop_.get(), &one, sizeof one);
@@ -236,7 +246,12 @@ private:
         const std::chrono::seconds spare(limit > most ? (limit - most) / most_records_per_second
                                                       : 0);
         next_count_ = now + std::clamp<Clock::duration>(spare, densest_count, rarest_count);
-        if (most >= limit) tell(KeysAge{});
+        if (most < limit) return;
+        // What cannot be renewed now is not tried again and again.
+        const unsigned late = std::max(++renewals_tried_, quick_renewals) - quick_renewals;
+        next_count_ = now + std::min<Clock::duration>(1s * (1U << std::min(late, 10U)),
+                                                      longest_renewal_pause);
+        tell(KeysAge{});
     }
 
     void take_dialled() {
@@ -260,7 +275,7 @@ private:
         if (!answer) return;
         const auto job = std::exchange(job_, Job::none);
         if (!*answer && !still_ours()) return tell(DeviceGone{});
-        if (job == Job::hand_over) take_hand_over(*answer);
+        if (job == Job::hand_over || job == Job::renew) take_hand_over(*answer);
         if (job == Job::resize) *answer ? tell(Resized{resize_to_}) : complain(answer->error());
         if (job == Job::set_timeout && !*answer) complain(answer->error());
         start_next_job();
@@ -276,6 +291,8 @@ private:
         reset_on_close(in_hand_->socket.get(), true);
         links_.push_back(*std::exchange(in_hand_, std::nullopt));
         tell(Adopted{});
+        renewals_tried_ = 0;
+        next_count_.reset();
     }
 
     void complain(const Error& error) { log(Level::warning, config_.device + ": " + error.what); }
@@ -334,7 +351,7 @@ private:
                                    .backend = status_.backend,
                                    .sockets = {in_hand_->socket.get()},
                                    .timeout = renewal.timeout};
-        enqueue(Job::hand_over,
+        enqueue(Job::renew,
                 [&kernel = world_.kernel, &sysfs = world_.sysfs, request = std::move(request),
                  old = std::make_shared<Fd>(*std::move(old))] {
                     return renew(old->get(), request, kernel, sysfs);
@@ -360,7 +377,7 @@ private:
         freed ? tell(DeviceGone{}) : complain(freed.error());
     }
 
-    enum class Job { none, hand_over, set_timeout, resize };
+    enum class Job { none, hand_over, renew, set_timeout, resize };
 
     void ask(Job job, ReconfigureRequest request) {
         enqueue(job, [&kernel = world_.kernel, request = std::move(request)] {
@@ -430,6 +447,7 @@ private:
 
     int oldest_ = -1;  ///< socket of the link whose keys have had most records
     std::optional<Clock::time_point> next_count_;
+    unsigned renewals_tried_ = 0;  ///< without success
 
     Dialer::Addresses found_;
     Clock::time_point started_ = Clock::now();

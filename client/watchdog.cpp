@@ -51,7 +51,8 @@ public:
         if (state_.blind == 0) return;
         state_.suspect = true;
         state_.cause = guess_cause();
-        if (state_.phase == Phase::resting) begin_outage();
+        if (state_.phase == Phase::resting || (state_.renewing && state_.phase == Phase::dialling))
+            begin_outage();
     }
 
     void on(const AttemptFailed& event) { failed(event.error); }
@@ -116,7 +117,11 @@ public:
         if (state_.phase != Phase::handing_over) return;
         act(DropConnection{});
         state_.phase = Phase::dialling;
-        if (state_.renewing && state_.dead(config_) == 0) return failed(event.error);
+        if (state_.renewing && state_.dead(config_) == 0) {
+            // The driver may have taken the timeout before it refused the socket.
+            if (state_.timeout == 0s) act(SetTimeout{0s});
+            return failed(event.error);
+        }
         state_.renewing = false;
         failed(event.error);
         // The kernel's refusal is not a server that comes back within milliseconds.
@@ -250,6 +255,8 @@ private:
         state_.live += state_.dead(config_);
         say(Level::info, "new keys with " + state_.server);
         if (state_.timeout == 0s) act(SetTimeout{0s});
+        // Perhaps it was not the one we ended that the kernel has told of.
+        if (state_.suspect) return dial_at_once();
         rest();
     }
 

@@ -15,6 +15,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/un.h>
+#include <thread>
 #include <unistd.h>
 
 namespace nbd {
@@ -315,7 +316,9 @@ void abort_connection(int fd) {
     const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
     if (::connect(fd, &nobody, sizeof nobody) == 0) return;
     ::shutdown(fd, SHUT_RDWR);
-    if (::connect(fd, &nobody, sizeof nobody) == 0) return;
+    // The reader needs a moment to go.
+    for (int i = 0; i < 5 && ::connect(fd, &nobody, sizeof nobody) != 0; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
     constexpr unsigned soonest = 1;  // millisecond
     ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &soonest, sizeof soonest);
 }

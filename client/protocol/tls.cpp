@@ -140,6 +140,10 @@ Result<void> TlsStream::shake(const Deadline& deadline) {
         }
         TRY(flush(deadline));
         if (done == 1) {
+            if (observed_.context->policy().type == TlsType::psk &&
+                SSL_get0_peer_certificate(ssl_.get()) != nullptr)
+                return insecure("the server came with a certificate instead of the shared key",
+                                "does the server know the key and its name?");
             begin_counting();
             return {};
         }

@@ -198,7 +198,9 @@ Result<void> TlsContext::set_up(const TlsTexts& texts) {
     SSL_CTX_set_msg_callback(context, on_message);
     SSL_CTX_set_keylog_callback(context, on_secret);
     SSL_CTX_set_client_cert_cb(context, on_certificate_wanted);
-    if (!texts.ca.empty()) TRY(trust(context, texts.ca, policy_.ca));
+    // Who has a shared key needs no authority: one would let a certificate stand in for the key.
+    if (!texts.ca.empty() && policy_.type == TlsType::x509)
+        TRY(trust(context, texts.ca, policy_.ca));
     if (!texts.certificate.empty())
         TRY(use_certificate(context, texts.certificate, policy_.certificate));
     if (!texts.key.empty()) TRY(use_key(context, texts.key, policy_.key));

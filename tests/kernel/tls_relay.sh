@@ -93,10 +93,11 @@ for uri in "$by_tcp" "$by_path"; do
         wait_until 10 relay_count_is 1
         sleep "0.$((RANDOM % 9 + 1))"
     done
+    # What ends services and sessions must not end the device.
     kill -TERM "$(relays)"
-    await_field 10 nbd0 RECONNECTS $((before + 2))
     # Long enough for what was under way to come back.
     sleep 5
+    check_eq 'reconnects' "$(field nbd0 RECONNECTS)" $((before + 1))
     kill -KILL "$(field nbd0 PID)"
     done_before=$(writes_done)
     sleep 1

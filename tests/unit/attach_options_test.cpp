@@ -159,6 +159,9 @@ TEST(AttachOptions, BadValuesAreNamed) {
         EXPECT_EQ(failure({{text, ""}}),
                   "cannot use option " + std::string(text) + ": its value is missing");
     EXPECT_NE(failure({{"alternate", "store"}}), "");
+    EXPECT_NE(failure({{"tls", ""}, {"alternate", "nbd://b/x"}}).find("protected by TLS"),
+              std::string::npos);
+    EXPECT_NE(failure({{"alternate", "nbds://b/x"}}).find("protected by TLS"), std::string::npos);
 }
 
 TEST(AttachOptions, UnknownNamesGetTheNearest) {

@@ -616,5 +616,20 @@ TEST(Renewal, ADeathMeanwhileIsAnOutageLikeAnyOther) {
     EXPECT_EQ(story.state.live, 2U);
 }
 
+TEST(Renewal, APredecessorsDeathMeanwhileIsNotForgotten) {
+    const WatchConfig config = config_of(2);
+    Story before(config, state_of(config, 1));
+    before.tell(KeysAge{});
+    EXPECT_EQ(before.tell(LinkSuspected{}), "start");
+    EXPECT_EQ(before.tell(dialled()), "stop hand") << "what is alive stays";
+
+    Story during(config, state_of(config, 1));
+    during.tell(KeysAge{});
+    during.tell(dialled());
+    during.tell(LinkDied{DeathCause::peer});
+    during.tell(LinkSuspected{});
+    EXPECT_EQ(during.tell(Adopted{}), "start info") << "the event may have been of the other one";
+}
+
 }  // namespace
 }  // namespace nbd::story
