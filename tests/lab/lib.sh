@@ -84,8 +84,8 @@ listening() { # ADDRESS
         [ -r "$table" ] || continue
         while read -ra words; do
             case $1 in
-                /*) [[ ${words[3]} = 00010000 && ${words[7]-} = "$1" ]] && return ;;
-                *) [[ ${words[3]} = 0A && ${words[1]} = *"$port" ]] && return ;;
+                /*) [[ ${words[3]-} = 00010000 && ${words[7]-} = "$1" ]] && return ;;
+                *) [[ ${words[3]-} = 0A && ${words[1]} = *"$port" ]] && return ;;
             esac
         done <"$table"
     done
