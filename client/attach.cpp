@@ -231,6 +231,10 @@ std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned conne
     return quick ? quick_timeout : first_timeout(request, connections);
 }
 
+std::chrono::seconds choose_dead_conn_timeout(const AttachRequest& request) {
+    return std::min(request.reconnect_for.value_or(0s), max_dead_conn_timeout);
+}
+
 Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadline& deadline) {
     Plan plan;
     plan.connections.push_back(TRY(dialer.dial(deadline)));
@@ -246,8 +250,7 @@ Result<Plan> negotiate(const AttachRequest& request, Dialer& dialer, const Deadl
     kernel_request.size =
         TRY(choose_size(request, plan.agreed, kernel_request.block_size, plan.warnings));
     kernel_request.timeout = first_timeout(request, count);
-    kernel_request.dead_conn_timeout =
-        std::min(request.reconnect_for.value_or(0s), max_dead_conn_timeout);
+    kernel_request.dead_conn_timeout = choose_dead_conn_timeout(request);
     kernel_request.server_flags = plan.agreed.flags;
     kernel_request.backend = backend_for(request);
     for (const Connection& connection : plan.connections)

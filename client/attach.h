@@ -70,5 +70,7 @@ Result<Attachment> hand_over(const AttachRequest& request, Plan plan, Kernel& ke
 
 /// The kernel's request timeout for a device whose server is known to answer.
 std::chrono::seconds choose_timeout(const AttachRequest& request, unsigned connections);
+/// How long the driver is to keep requests waiting for a new connection.
+std::chrono::seconds choose_dead_conn_timeout(const AttachRequest& request);
 
 }  // namespace nbd

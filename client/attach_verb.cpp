@@ -54,19 +54,18 @@ struct Outcome {
 };
 
 /// The process that stays has another working directory than its caller.
-void make_absolute(Target& target) {
-    auto* endpoint = std::get_if<UnixEndpoint>(&target.endpoint);
-    if (endpoint == nullptr || endpoint->path.starts_with('/') || endpoint->path.starts_with('\0'))
-        return;
-    std::error_code error;
-    const auto path = std::filesystem::absolute(endpoint->path, error);
-    if (!error) endpoint->path = path;
-}
-
 std::string absolute(const std::string& path) {
     std::error_code error;
     const auto whole = std::filesystem::absolute(path, error);
     return error || path.empty() ? path : whole.string();
+}
+
+void make_absolute(Target& target) {
+    if (auto* const local = std::get_if<UnixEndpoint>(&target.endpoint))
+        local->path = absolute(local->path);
+    if (!target.tls) return;
+    target.tls->certificates = absolute(target.tls->certificates);
+    target.tls->psk_file = absolute(target.tls->psk_file);
 }
 
 /// The process that stays has another directory, and `reattach` knows the target by its canonical
@@ -75,8 +74,7 @@ Result<void> settle_tls(Wanted& wanted, Settings& settings) {
     AttachRequest& request = wanted.request;
     if (!request.target.tls) return {};
     for (std::string* path :
-         {&request.tls_ca, &request.tls_cert, &request.tls_key, &request.tls_psk,
-          &request.target.tls->certificates, &request.target.tls->psk_file})
+         {&request.tls_ca, &request.tls_cert, &request.tls_key, &request.tls_psk})
         *path = absolute(*path);
     const TlsPolicy policy = TRY(tls_policy(request, request.target, {}));
     const Settings named = {{"tls-ca", policy.ca},
@@ -264,7 +262,7 @@ Result<Outcome> take_over(const Wanted& wanted, RuntimeStatus status, Kernel& ke
     auto lock = TRY(RuntimeLock::take(runtime_directory, status.index));
     status.pid = ::getpid();
     status.timeout = choose_timeout(request, status.connections);
-    status.dead_conn_timeout = std::min(*request.reconnect_for, max_dead_conn_timeout);
+    status.dead_conn_timeout = choose_dead_conn_timeout(request);
     status.settings = wanted.settings;
     status.uri = to_uri(request.target);
     if (auto written = publish_status(runtime_directory, status); !written)
@@ -276,8 +274,8 @@ Result<Outcome> take_over(const Wanted& wanted, RuntimeStatus status, Kernel& ke
     Dialer dialer(request);
     TRY(dialer.prepare(Deadline::in(2s, signals.fd())));
     // The watchdog goes on looking names up if this fails; it is there for bad times.
-    if (auto found = dialer.resolve(Deadline::in(2s, signals.fd())); !found)
-        log(Level::info, found.error().what);
+    auto found = Dialer::look_up(request, Deadline::in(2s, signals.fd()));
+    found ? static_cast<void>(dialer.use(*std::move(found))) : log(Level::info, found.error().what);
     const Sysfs sysfs;
     print_device(caller, status.index);
     Attachment attachment{.lock = std::move(lock), .status = std::move(status), .connections = {}};

@@ -117,11 +117,7 @@ Result<TlsPolicy> tls_policy(const AttachRequest& request, const Target& target,
 }
 
 Security::Security(const AttachRequest& request, bool for_kernel)
-    : request_(request),
-      for_kernel_(for_kernel),
-      wanted_(request.target.tls ||
-              std::ranges::any_of(request.alternates,
-                                  [](const Target& other) { return other.tls.has_value(); })) {
+    : request_(request), for_kernel_(for_kernel) {
     for (std::size_t i = 0; i <= request.alternates.size(); ++i)
         entries_.push_back(target(i).tls ? std::make_unique<Entry>() : nullptr);
 }
@@ -135,7 +131,8 @@ const TlsContext* Security::context(std::size_t number) const {
 }
 
 Result<void> Security::load() {
-    if (!wanted_) return {};
+    if (std::ranges::none_of(entries_, [](const auto& entry) { return entry != nullptr; }))
+        return {};
     const std::vector<TlsSuite> carried =
         for_kernel_ ? probe_kernel_tls() : std::vector<TlsSuite>();
     const auto cpuinfo = read_file("/proc/cpuinfo");

@@ -63,7 +63,6 @@ private:
 
     AttachRequest request_;
     bool for_kernel_;
-    bool wanted_;
     bool loaded_ = false;
     std::vector<std::unique_ptr<Entry>> entries_;
     Clock::time_point no_refresh_before_{};

@@ -222,26 +222,31 @@ private:
         }
     }
 
-    bool wears_out(const Connection& link) const {
-        return link.offload == offload_kernel && request_.tls_rekey_after > 0;
+    struct Wear {
+        int socket;
+        std::uint64_t records;
+    };
+    /// The connection whose keys have had most records; nothing when none are ever renewed.
+    std::optional<Wear> most_worn() const {
+        std::optional<Wear> most;
+        if (request_.tls_rekey_after == 0) return most;
+        for (const Connection& link : links_) {
+            if (link.offload != offload_kernel) continue;
+            const auto records = kernel_tls_records(link.socket.get());
+            if (records && (!most || *records >= most->records))
+                most = Wear{link.socket.get(), *records};
+        }
+        return most;
     }
 
     /// Renews the connection whose keys are oldest when it is time; else looks again before what is
     /// left can have been used up.
     void count_records() {
         const auto now = Clock::now();
-        if (std::ranges::none_of(links_,
-                                 [this](const Connection& link) { return wears_out(link); }))
-            return next_count_.reset();
         if (next_count_ && now < *next_count_) return;
-        oldest_ = 0;
-        std::uint64_t most = 0;
-        for (const Connection& link : links_) {
-            const std::uint64_t records = kernel_tls_records(link.socket.get()).value_or(0);
-            if (records < most) continue;
-            most = records;
-            oldest_ = link.socket.get();
-        }
+        const auto worn = most_worn();
+        if (!worn) return next_count_.reset();
+        const std::uint64_t most = worn->records;
         const std::uint64_t limit = request_.tls_rekey_after;
         const std::chrono::seconds spare(limit > most ? (limit - most) / most_records_per_second
                                                       : 0);
@@ -337,25 +342,25 @@ private:
     void act(const Say& say) { log(say.level, say.text); }
     void act(const Leave&) { world_.notifier.stopping(); }
 
-    void act(const HandOver& hand_over) {
-        ask(Job::hand_over, {.index = status_.index,
-                             .backend = status_.backend,
-                             .sockets = {in_hand_->socket.get()},
-                             .timeout = hand_over.timeout});
+    /// The connection in hand for one that has ended.
+    ReconfigureRequest replacement(std::optional<std::chrono::seconds> timeout) const {
+        return {.index = status_.index,
+                .backend = status_.backend,
+                .sockets = {in_hand_->socket.get()},
+                .timeout = timeout};
     }
 
+    void act(const HandOver& hand_over) { ask(Job::hand_over, replacement(hand_over.timeout)); }
+
     void act(const Renew& renewal) {
-        auto old = duplicate(oldest_);
+        const auto worn = most_worn();
+        auto old = duplicate(worn ? worn->socket : -1);
         if (!old) return tell(NotAdopted{});
-        ReconfigureRequest request{.index = status_.index,
-                                   .backend = status_.backend,
-                                   .sockets = {in_hand_->socket.get()},
-                                   .timeout = renewal.timeout};
-        enqueue(Job::renew,
-                [&kernel = world_.kernel, &sysfs = world_.sysfs, request = std::move(request),
-                 old = std::make_shared<Fd>(*std::move(old))] {
-                    return renew(old->get(), request, kernel, sysfs);
-                });
+        enqueue(Job::renew, [&kernel = world_.kernel, &sysfs = world_.sysfs,
+                             request = replacement(renewal.timeout),
+                             old = std::make_shared<Fd>(*std::move(old))] {
+            return renew(old->get(), request, kernel, sysfs);
+        });
     }
 
     void act(const SetTimeout& set) {
@@ -445,7 +450,6 @@ private:
     std::uint64_t resize_to_ = 0;
     Worker worker_;
 
-    int oldest_ = -1;  ///< socket of the link whose keys have had most records
     std::optional<Clock::time_point> next_count_;
     unsigned renewals_tried_ = 0;  ///< without success
 

@@ -42,20 +42,8 @@ void close_numbers(int first, std::optional<int> last = std::nullopt) {
     for (int number = first; number <= last.value_or(1023); ++number) ::close(number);
 }
 
-/// A child that hangs must not keep our sockets, our lock or the ends of pipes others wait for.
-/// Returns the descriptor's new number.
-int close_all_but(int fd) {
-    constexpr int first = STDERR_FILENO + 1;
-    // A program started from here must not keep our reader waiting.
-    if (fd != first) ::dup3(fd, first, O_CLOEXEC);
-    const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-        ::dup2(null.get(), stream);
-    close_numbers(first + 1);
-    return first;
-}
-
-/// Nothing of ours but these, under their numbers; standard streams lead nowhere.
+/// Nothing of ours but these, under their numbers; standard streams lead nowhere. A child that
+/// hangs must not keep our sockets, our lock or the ends of pipes others wait for.
 void keep_only(std::span<const int> kept) {
     std::vector<int> numbers(kept.begin(), kept.end());
     std::ranges::sort(numbers);
@@ -112,8 +100,8 @@ Result<std::string> run_in_child(const std::function<std::string()>& work, std::
     if (child == 0) {
         ::setpgid(0, 0);
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-        const int report = close_all_but(writing.release());
-        write_all_or_give_up(report, work());
+        keep_only(std::array{writing.get()});
+        write_all_or_give_up(writing.get(), work());
         ::_exit(0);
     }
     writing.reset();

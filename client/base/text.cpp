@@ -114,6 +114,13 @@ std::optional<std::uint64_t> parse_decimal(std::string_view text) {
     return parse_digits(text, 10);
 }
 
+std::optional<unsigned char> hex_digit(char c) {
+    if (c >= '0' && c <= '9') return static_cast<unsigned char>(c - '0');
+    if (c >= 'a' && c <= 'f') return static_cast<unsigned char>(c - 'a' + 10);
+    if (c >= 'A' && c <= 'F') return static_cast<unsigned char>(c - 'A' + 10);
+    return std::nullopt;
+}
+
 std::optional<std::uint64_t> parse_number(std::string_view text) {
     if (text.starts_with("0x") || text.starts_with("0X")) return parse_digits(text.substr(2), 16);
     if (text.size() > 1 && text.front() == '0') return parse_digits(text.substr(1), 8);

@@ -19,6 +19,9 @@ inline constexpr std::chrono::seconds forever = std::chrono::seconds::max();
 /// Decimal digits only, the whole text; nothing on overflow or anything else.
 std::optional<std::uint64_t> parse_decimal(std::string_view text);
 
+/// The value of one hexadecimal digit of either case.
+std::optional<unsigned char> hex_digit(char c);
+
 /// As the classic command line writes numbers: decimal, 0x hexadecimal or 0 octal.
 std::optional<std::uint64_t> parse_number(std::string_view text);
 

@@ -317,7 +317,7 @@ void abort_connection(int fd) {
     if (::connect(fd, &nobody, sizeof nobody) == 0) return;
     ::shutdown(fd, SHUT_RDWR);
     // The reader needs a moment to go.
-    for (int i = 0; i < 5 && ::connect(fd, &nobody, sizeof nobody) != 0; ++i)
+    for (int i = 0; i < 5 && errno == EBUSY && ::connect(fd, &nobody, sizeof nobody) != 0; ++i)
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     constexpr unsigned soonest = 1;  // millisecond
     ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &soonest, sizeof soonest);

@@ -185,13 +185,18 @@ Error TlsStream::closed() {
 Error TlsStream::rejected(const Deadline& deadline) {
     for (std::size_t records = 0; records < max_empty_records; ++records) {
         if (auto fed = feed_record(deadline); !fed) return std::move(fed).error();
-        std::byte byte{};
-        std::size_t count = 0;
-        ERR_clear_error();
-        const int done = SSL_peek_ex(ssl_.get(), &byte, 1, &count);
-        if (SSL_get_error(ssl_.get(), done) != SSL_ERROR_WANT_READ) break;
+        if (!wants_more()) break;
     }
     return observed_.trouble.alert >= 0 ? failure() : closed();
+}
+
+/// Whether OpenSSL has digested what it was given and there is nothing in it for us.
+bool TlsStream::wants_more() {
+    std::byte byte{};
+    std::size_t count = 0;
+    ERR_clear_error();
+    const int done = SSL_peek_ex(ssl_.get(), &byte, 1, &count);
+    return SSL_get_error(ssl_.get(), done) == SSL_ERROR_WANT_READ;
 }
 
 /// Reads one record from the socket and gives it to OpenSSL.
@@ -298,11 +303,7 @@ Result<ConnectionKeys> TlsStream::take_keys(const Deadline& deadline) {
     // A late session ticket must not reach the kernel, which has no use for it but to fail.
     for (std::size_t late = 0; is_readable(fd_) && late < max_empty_records; ++late) {
         TRY(feed_record(deadline));
-        std::byte byte{};
-        std::size_t count = 0;
-        ERR_clear_error();
-        const int done = SSL_peek_ex(ssl_.get(), &byte, 1, &count);
-        if (SSL_get_error(ssl_.get(), done) != SSL_ERROR_WANT_READ) break;
+        if (!wants_more()) break;
     }
     TRY(flush(deadline));
     if (SSL_has_pending(ssl_.get()) != 0 || BIO_pending(incoming_) != 0 || is_readable(fd_))

@@ -60,6 +60,7 @@ private:
     Error failure();
     Error closed();
     Error rejected(const Deadline& deadline);
+    bool wants_more();
     Result<ConnectionKeys> derive_keys() const;
 
     SocketStream socket_;

@@ -191,14 +191,13 @@ Result<void> TlsContext::set_up(const TlsTexts& texts) {
     SSL_CTX_set_options(context,
                         SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
-    // Shared keys are verified by the handshake itself; a certificate in their stead finds no
-    // authority.
     SSL_CTX_set_verify(context, policy_.verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, on_verified);
     SSL_CTX_set_info_callback(context, on_info);
     SSL_CTX_set_msg_callback(context, on_message);
     SSL_CTX_set_keylog_callback(context, on_secret);
     SSL_CTX_set_client_cert_cb(context, on_certificate_wanted);
-    // Who has a shared key needs no authority: one would let a certificate stand in for the key.
+    // Shared keys are verified by the handshake itself: an authority would let a certificate stand
+    // in for them.
     if (!texts.ca.empty() && policy_.type == TlsType::x509)
         TRY(trust(context, texts.ca, policy_.ca));
     if (!texts.certificate.empty())

@@ -73,13 +73,6 @@ Result<Secret> read_system_authorities() {
                  "install the package ca-certificates, or name a file with --tls-ca"};
 }
 
-std::optional<unsigned char> hex_digit(char c) {
-    if (c >= '0' && c <= '9') return static_cast<unsigned char>(c - '0');
-    if (c >= 'a' && c <= 'f') return static_cast<unsigned char>(c - 'a' + 10);
-    if (c >= 'A' && c <= 'F') return static_cast<unsigned char>(c - 'A' + 10);
-    return std::nullopt;
-}
-
 std::optional<Secret> decode_hex(std::string_view text) {
     if (text.empty() || text.size() % 2 != 0 || text.size() / 2 > max_key) return std::nullopt;
     Secret bytes(text.size() / 2);

@@ -87,13 +87,6 @@ std::string percent_encode(std::string_view text) {
     return encoded;
 }
 
-int hex_value(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
-}
-
 /// Nothing when a percent sign is not followed by two hexadecimal digits.
 std::optional<std::string> percent_decode(std::string_view text) {
     std::string decoded;
@@ -102,10 +95,10 @@ std::optional<std::string> percent_decode(std::string_view text) {
             decoded += text[i];
             continue;
         }
-        const int high = i + 1 < text.size() ? hex_value(text[i + 1]) : -1;
-        const int low = i + 2 < text.size() ? hex_value(text[i + 2]) : -1;
-        if (high < 0 || low < 0) return std::nullopt;
-        decoded += static_cast<char>(high * 16 + low);
+        const auto high = i + 1 < text.size() ? hex_digit(text[i + 1]) : std::nullopt;
+        const auto low = i + 2 < text.size() ? hex_digit(text[i + 2]) : std::nullopt;
+        if (!high || !low) return std::nullopt;
+        decoded += static_cast<char>(*high * 16 + *low);
         i += 2;
     }
     return decoded;

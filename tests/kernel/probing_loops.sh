@@ -17,7 +17,7 @@ probe() {
 }
 probe &
 prober=$!
-kill_watchdog() {
+kill_it() { # without starting a program
     [[ $(</run/nbd/nbd0.json) =~ '"pid":'\ *([0-9]+) ]] || fail 'the status names no watchdog'
     kill -KILL "${BASH_REMATCH[1]}"
 }
@@ -27,9 +27,9 @@ while [ "$rounds" -lt 240 ] && [ $((SECONDS - start)) -lt 480 ]; do
     connections=$((rounds % 3 == 0 ? 4 : 1))
     expect_exit 0 client attach --connections "$connections" --reconnect-for forever nbd://127.0.0.1/ /dev/nbd0
     case $((rounds % 8)) in
-        1) kill_watchdog ;;
+        1) kill_it ;;
         3) kill_server store ;;
-        5) kill_watchdog
+        5) kill_it
            kill_server store
            restart_server store
            expect_exit 0 client reattach /dev/nbd0 ;;

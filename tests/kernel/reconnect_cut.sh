@@ -9,9 +9,7 @@ truncate -s 32M store
 serve_nbdkit store 127.0.0.1:10809 file "$PWD/store"
 start_proxy cable 127.0.0.1:10810 127.0.0.1:10809
 
-ports() { # local ports of the connections to the proxy
-    awk '$3 ~ ":2A3A$" && $4 == "01" { print $2 }' /proc/net/tcp | sort
-}
+ports() { local_ports 10810; }
 same_ports() { # BEFORE: how many of them are still there
     comm -12 <(echo "$1") <(ports) | wc -l
 }

@@ -7,16 +7,9 @@
 . "$LAB/lib.sh"
 
 truncate -s 32M store
-make_authority ca
-make_certificate ca server IP:127.0.0.1
-lay_out_certificates "$PWD/pki" ca server
+make_pki
 serve_nbdkit store 127.0.0.1:10809 --tls=on --tls-certificates="$PWD/pki" file "$PWD/store"
 
-ports() { # of the device's connections
-    awk '$3 ~ ":2A39$" && $4 == "01" { print $2 }' /proc/net/tcp | while IFS=: read -r _ port; do
-        echo $((16#$port))
-    done
-}
 swallow() { # -A|-D PORT...; only these connections, so that new ones get through
     local port
     for port in "${@:2}"; do
@@ -48,7 +41,7 @@ for how in plain successor tls; do
         # Few blocks, so that each is written again and again.
         start_load /dev/nbd0 --threads 8 --size 196608
         sleep 1
-        mapfile -t old < <(ports)
+        mapfile -t old < <(local_ports 10809)
         check_eq 'connections' "${#old[@]}" "$connections"
         before=$(field nbd0 RECONNECTS)
         swallow -A "${old[@]}"

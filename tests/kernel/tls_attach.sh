@@ -4,12 +4,10 @@
 # lab: needs nbdkit openssl
 . "$LAB/lib.sh"
 
-make_authority ca
-make_certificate ca server DNS:localhost,IP:127.0.0.1
-lay_out_certificates "$PWD/pki" ca server
+make_pki
 ca=$PWD/tls/ca.pem
 random_file store 16
-serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" file "$PWD/store"
+serve_tls store 127.0.0.1:10809 file "$PWD/store"
 
 check_device() { # CONNECTIONS; what is attached to nbd0 is the store, through the kernel's TLS
     check_eq 'sockets that send by the kernel' "$(tls_count TlsCurrTxSw)" "$1"

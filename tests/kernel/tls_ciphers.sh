@@ -4,9 +4,7 @@
 # lab: needs nbdkit openssl fio
 . "$LAB/lib.sh"
 
-make_authority ca
-make_certificate ca server IP:127.0.0.1
-lay_out_certificates "$PWD/pki" ca server
+make_pki
 random_file store 32
 printf 'alice:%s\n' "$(openssl rand -hex 32)" >keys.psk
 

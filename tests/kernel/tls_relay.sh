@@ -5,14 +5,11 @@
 # lab: time=240
 . "$LAB/lib.sh"
 
-make_authority ca
-make_certificate ca server DNS:localhost,IP:127.0.0.1
-lay_out_certificates "$PWD/pki" ca server
+make_pki
 ca=$PWD/tls/ca.pem
 random_file store 16
-tls=(--tls=require --tls-certificates="$PWD/pki" file "$PWD/store")
-serve_nbdkit tcp 127.0.0.1:10809 "${tls[@]}"
-serve_nbdkit local /run/store.sock "${tls[@]}"
+serve_tls tcp 127.0.0.1:10809 file "$PWD/store"
+serve_tls local /run/store.sock file "$PWD/store"
 by_tcp=nbds://127.0.0.1/store
 by_path='nbds+unix:///store?socket=/run/store.sock'
 

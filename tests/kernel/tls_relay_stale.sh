@@ -6,11 +6,9 @@
 # lab: time=180
 . "$LAB/lib.sh"
 
-make_authority ca
-make_certificate ca server IP:127.0.0.1
-lay_out_certificates "$PWD/pki" ca server
+make_pki
 truncate -s 32M store
-serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" file "$PWD/store"
+serve_tls store 127.0.0.1:10809 file "$PWD/store"
 expect_exit 0 client attach nbds://127.0.0.1/store /dev/nbd0 --tls-ca "$PWD/tls/ca.pem" \
     --tls-offload never --connections 1
 

@@ -5,13 +5,11 @@
 # lab: time=300
 . "$LAB/lib.sh"
 
-make_authority ca
-make_certificate ca server IP:127.0.0.1
-lay_out_certificates "$PWD/pki" ca server
+make_pki
 truncate -s 32M store
-serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" file "$PWD/store"
+serve_tls store 127.0.0.1:10809 file "$PWD/store"
 
-ports() { awk '$3 ~ ":2A39$" && $4 == "01" { print $2 }' /proc/net/tcp | sort; }
+ports() { local_ports 10809; }
 port_count_is() { [ "$(ports | wc -l)" -eq "$1" ]; }
 renewed() { port_count_is "$connections" && [ "$(ports)" != "$1" ]; } # PORTS-BEFORE
 

@@ -5,12 +5,10 @@
 # lab: time=240
 . "$LAB/lib.sh"
 
-make_authority ca
-make_certificate ca server IP:127.0.0.1
-lay_out_certificates "$PWD/pki" ca server
+make_pki
 cp tls/ca.pem ca.pem
 truncate -s 64M store
-serve_nbdkit store 127.0.0.1:10809 --tls=require --tls-certificates="$PWD/pki" file "$PWD/store"
+serve_tls store 127.0.0.1:10809 file "$PWD/store"
 expect_exit 0 client attach nbds://127.0.0.1/store /dev/nbd0 --tls-ca ca.pem --connections 1
 start_load /dev/nbd0 --threads 8 --size 16777216
 

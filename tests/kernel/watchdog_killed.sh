@@ -15,12 +15,8 @@ all_connected() {
 }
 
 watchdog() { field nbd0 PID; }
-has_ended() { ! kill -0 "$1" 2>/dev/null; }
-kill_watchdog() { # a read that it has left behind may go on waiting for the server
-    local pid
-    pid=$(watchdog)
-    kill -KILL "$pid"
-    wait_until 5 has_ended "$pid" || fail 'the watchdog does not die'
+kill_it() {
+    kill_watchdog nbd0
     check_eq 'the watchdog in the list' "$(watchdog)" ''
 }
 
@@ -34,7 +30,7 @@ for connections in 1 4; do
     check_match 'the reason' "$err" "process $(watchdog) watches it"
 
     echo 'killed while all is well, the server restarts after the new one has come'
-    kill_watchdog
+    kill_it
     sleep 1
     expect_exit 0 client reattach /dev/nbd0
     check_eq 'the answer' "$out" /dev/nbd0
@@ -42,7 +38,7 @@ for connections in 1 4; do
     all_connected
 
     echo 'killed, then the server restarts, then a new one comes'
-    kill_watchdog
+    kill_it
     outage store 1
     sleep 2
     expect_exit 0 client reattach /dev/nbd0
@@ -51,7 +47,7 @@ for connections in 1 4; do
     echo 'killed in an outage'
     kill_server store
     wait_until 10 field_is nbd0 LIVE 0 || fail 'the outage is not seen'
-    kill_watchdog
+    kill_it
     sleep 1
     expect_exit 0 client reattach /dev/nbd0
     restart_server store
@@ -60,7 +56,7 @@ for connections in 1 4; do
     echo 'killed after an outage, one that the new one has to see without having seen the sockets'
     outage store 0
     await_field 15 nbd0 STATE attached
-    kill_watchdog
+    kill_it
     expect_exit 0 client reattach /dev/nbd0
     outage store 1
     all_connected

@@ -201,6 +201,17 @@ lay_out_certificates() { # FOLDER AUTHORITY SERVER [CLIENT]
     )
 }
 
+# An authority `ca`, and a certificate of its for servers here.
+make_pki() {
+    make_authority ca
+    make_certificate ca server DNS:localhost,IP:127.0.0.1,IP:::1
+    lay_out_certificates "$LAB_SCRATCH/pki" ca server
+}
+
+serve_tls() { # NAME ADDRESS NBDKIT-ARG...
+    serve_nbdkit "$1" "$2" --tls=require --tls-certificates="$LAB_SCRATCH/pki" "${@:3}"
+}
+
 tls_count() { # NAME; one of the kernel's own counters
     awk -v name="$1" '$1 == name { print $2 }' /proc/net/tls_stat
 }
@@ -302,6 +313,20 @@ json() { # PYTHON-EXPRESSION over `d`, the document in $out
 connections_to() { # PORT; how many are established, seen from the server's side
     awk -v port="$(printf ':%04X' "$1")" \
         '$2 ~ port "$" && $4 == "01" { n++ } END { print n + 0 }' /proc/net/tcp
+}
+
+local_ports() { # PORT; our ends of the connections to it, a line each
+    awk -v port="$(printf ':%04X' "$1")" \
+        '$3 ~ port "$" && $4 == "01" { print $2 }' /proc/net/tcp |
+        while IFS=: read -r _ end; do echo $((16#$end)); done | sort
+}
+
+has_ended() { ! kill -0 "$1" 2>/dev/null; }
+kill_watchdog() { # DEVICE; a read that it has left behind may go on waiting for the server
+    local pid
+    pid=$(field "$1" PID)
+    kill -KILL "$pid"
+    wait_until 5 has_ended "$pid" || fail 'the watchdog does not die'
 }
 
 field() { # DEVICE COLUMN: one cell of the list

@@ -7,13 +7,6 @@
 truncate -s 32M store
 serve_nbdkit store 127.0.0.1:10809 file "$PWD/store"
 
-has_ended() { ! kill -0 "$1" 2>/dev/null; }
-kill_watchdog() { # a read that it has left behind may go on waiting for the server
-    local pid
-    pid=$(field nbd0 PID)
-    kill -KILL "$pid"
-    wait_until 5 has_ended "$pid" || fail 'the watchdog does not die'
-}
 has_connections() { [ "$(connections_to 10809)" -eq "$connections" ]; }
 all_connected() {
     wait_until 15 has_connections || fail "connections are $(connections_to 10809)"
@@ -27,7 +20,7 @@ for connections in 1 4; do
     sleep 1
 
     echo "connections: $connections, killed before an outage"
-    kill_watchdog
+    kill_watchdog nbd0
     kill_server store
     sleep 1
     restart_server store
@@ -37,7 +30,7 @@ for connections in 1 4; do
     echo "connections: $connections, killed in an outage"
     kill_server store
     wait_until 15 field_is nbd0 LIVE 0 || fail 'the outage is not seen'
-    kill_watchdog
+    kill_watchdog nbd0
     expect_exit 0 client reattach /dev/nbd0
     restart_server store
     all_connected
