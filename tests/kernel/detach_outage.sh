@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # detach in an outage frees everybody who waits for the device, and nothing hangs or stays behind.
 # lab: needs nbdkit
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store

@@ -3,7 +3,7 @@
 # --essential: a watchdog that stays in memory, cannot be killed for want of it, and holds no more rights
 # than it needs.
 # lab: needs nbdkit
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 64M store

@@ -3,7 +3,7 @@
 # Sixty-four devices at once are attached, listed and detached.
 # lab: needs nbdkit
 # lab: nbds_max=64
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 serve_nbdkit store 127.0.0.1:10809 memory 16M

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 # The ioctl interface with -persist: attached again after an outage, with I/O errors in between.
 # lab: needs nbdkit
-# lab: time=60
 . "$LAB/lib.sh"
 
 random_file store 16

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # A server that returns with something else: refused until it is right again, or taken if it grew.
 # lab: needs nbdkit
-# lab: time=150
+# lab: time=480
 . "$LAB/lib.sh"
 
 mkdir exports

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 # One of four connections cut: that one is replaced, the others stay. All four cut: all are replaced.
 # lab: needs nbdkit
-# lab: time=90
 . "$LAB/lib.sh"
 
 truncate -s 32M store

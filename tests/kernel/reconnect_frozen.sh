@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # A server that is frozen for longer than a request may take, and goes on later, costs nothing.
 # lab: needs nbdkit
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 # --reconnect-for: I/O waits that long, then fails; the device revives when the server returns.
 # lab: needs nbdkit
-# lab: time=90
 . "$LAB/lib.sh"
 
 random_file store 16

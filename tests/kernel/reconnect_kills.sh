@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Thirty kills of the server under load are thirty pauses: no error, no wrong block, quick recovery.
 # lab: needs nbdkit fio
-# lab: time=240
+# lab: time=480
 . "$LAB/lib.sh"
 connections=${connections:-1}
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # With -persist an outage longer than the quick pace lasts costs no error either.
 # lab: needs nbdkit
-# lab: time=260
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store

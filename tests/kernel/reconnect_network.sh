@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # A network that swallows everything: seen under load and when idle; a dial into it never delays us.
 # lab: needs nbdkit iptables-legacy
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # A server that takes longer for a request than the watchdog's first guess is waited for, not killed.
 # lab: needs nbdkit
-# lab: time=180
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 16M store

@@ -3,7 +3,7 @@
 # What a connection still had to send when it was given up never reaches the server: it would
 # overwrite what was written since over the connection that took its place.
 # lab: needs nbdkit openssl iptables-legacy
-# lab: time=300
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store

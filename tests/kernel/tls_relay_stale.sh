@@ -3,7 +3,7 @@
 # A relay that was stopped while it had requests, and goes on long after: none reaches the server,
 # where they would overwrite what was written since over the connection that took its place.
 # lab: needs nbdkit openssl
-# lab: time=180
+# lab: time=480
 . "$LAB/lib.sh"
 
 make_pki

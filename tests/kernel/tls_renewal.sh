@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Connections get new keys under load before the old ones are worn out: no error, and no request waits.
 # lab: needs nbdkit openssl
-# lab: time=300
+# lab: time=480
 . "$LAB/lib.sh"
 
 make_pki

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Thirty restarts of a server with TLS under load: each is a new handshake and a pause, no error.
 # lab: needs nbdkit openssl
-# lab: time=240
+# lab: time=480
 . "$LAB/lib.sh"
 
 make_pki

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # A watchdog with nothing to do does nothing: no wake-up in a minute, and little memory of its own.
 # lab: needs nbdkit
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 serve_nbdkit store 127.0.0.1:10809 memory 16M

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # The watchdog is dispensable: killed before, in and after an outage, a new one takes over, no error.
 # lab: needs nbdkit
-# lab: time=150
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store

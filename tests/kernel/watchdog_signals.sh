@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 # TERM leaves the device to the kernel, INT takes it away, HUP looks at once, a detach ends the watch.
 # lab: needs nbdkit unshare mkfs.ext4
-# lab: time=90
 . "$LAB/lib.sh"
 
 truncate -s 32M store

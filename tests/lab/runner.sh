@@ -20,7 +20,7 @@ need() { # COMMAND...
 read_wishes() { # SCENARIO DEFAULT-MEMORY
     local word rest
     [ -r "$1" ] || refuse "cannot read $1"
-    memory=${LAB_MEMORY:-$2} module=nbd time=60
+    memory=${LAB_MEMORY:-$2} module=nbd time=180
     while read -r word rest; do
         case $word in
             needs)

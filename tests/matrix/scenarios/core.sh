@@ -41,7 +41,7 @@ run_scenario() { # FILE
     mkdir "$LAB_SCRATCH" && cd "$LAB_SCRATCH" || exit
     dmesg --clear
     echo "== $name"
-    timeout -k 5 "${time:-60}" bash "$1" </dev/null || code=$?
+    timeout -k 5 "${time:-180}" bash "$1" </dev/null || code=$?
     trouble=$(dmesg | grep -E 'BUG:|WARNING:|Oops|protection fault|blocked for more than')
     if [ "$code" -ne 0 ] || [ -n "$trouble" ]; then
         failed+=("$name")

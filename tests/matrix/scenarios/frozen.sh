@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # A server that is frozen under load for longer than a request may take, and goes on later.
-# lab: time=60
 . "$LAB/lib.sh"
 
 truncate -s 32M store

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Kills of the server under a verifying load on two processors: no error, no wrong block.
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Attaching and detaching fifty times while another processor keeps opening the node, as udev does.
-# lab: time=120
+# lab: time=480
 . "$LAB/lib.sh"
 
 serve_nbdkit store 127.0.0.1:10809 memory 16M

@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # An export that grows under load: taken over by resize, and after an outage by itself if so wished.
-# lab: time=60
 . "$LAB/lib.sh"
 
 mib() { echo $(($(</sys/block/nbd0/size) / 2048)); }

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # The watchdog is killed under load, before an outage and in one; reattach takes over, no error.
-# lab: time=150
+# lab: time=480
 . "$LAB/lib.sh"
 
 truncate -s 32M store
