@@ -7,11 +7,13 @@
 #include "client/base/process.h"
 #include "client/protocol/connect.h"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <new>
 #include <sched.h>
+#include <string>
 #include <string_view>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -29,6 +31,8 @@ using namespace std::chrono_literals;
 
 /// How long a server may take to answer what is under way; new requests wait as long.
 constexpr auto longest_drain = 400ms;
+/// More pairs of changes than there is time for.
+constexpr int pairs = 20;
 /// The driver sees the end of a connection within milliseconds.
 constexpr auto longest_death = 2s;
 
@@ -45,7 +49,7 @@ public:
         step_ = new (memory) Step(0);
         if (usual_ < 8) return;
         try {
-            child_ = std::jthread([this] { change(20); });
+            child_ = std::jthread([this] { change(pairs); });
         } catch (const std::system_error&) {
             // No memory for a thread: nothing is held back, and no moment is quiet.
         }
@@ -67,10 +71,12 @@ public:
     bool has_begun() const { return step_ != nullptr && step_->load() > 0; }
 
     /// Whether no request is under way, and none can come while the change under way lasts. It may
-    /// have begun a moment ago and may end in milliseconds: nothing here sleeps.
+    /// have begun a moment ago and may end in milliseconds: nothing here sleeps. A flush is not
+    /// counted as in flight; but the first change of a pair has waited for it, and the second has
+    /// begun before a new one could.
     bool is_quiet() const {
         const unsigned step = step_ != nullptr ? step_->load() : 0;
-        if (step % 2 == 0) return false;
+        if (step % 4 != 3) return false;
         const auto end = Clock::now() + 500us;
         do {
             if (sysfs_.inflight(index_) != 0) return false;
@@ -84,18 +90,23 @@ private:
     /// Shared with the child: odd while it is changing the attribute.
     using Step = std::atomic<unsigned>;
 
-    void set(std::uint64_t value) const {
-        step_->fetch_add(1);
-        static_cast<void>(sysfs_.write_queue(index_, attribute, value));
-        step_->fetch_add(1);
+    /// To one less and back at once.
+    void change_twice() const {
+        const std::array values = {std::to_string(usual_ - 1), std::to_string(usual_)};
+        const std::array files = {sysfs_.open_queue(index_, attribute),
+                                  sysfs_.open_queue(index_, attribute)};
+        for (std::size_t i = 0; i < values.size(); ++i) {
+            if (!files[i]) return;
+            step_->fetch_add(1);
+            [[maybe_unused]] const ssize_t written =
+                ::write(files[i]->get(), values[i].data(), values[i].size());
+            step_->fetch_add(1);
+        }
     }
-    /// To one less and back, so many times.
+    /// So many times; nothing, and as it was, for 0.
     void change(int times) const {
         const auto work = [this, times]() -> std::string {
-            for (int i = 0; i < times; ++i) {
-                set(usual_ - 1);
-                set(usual_);
-            }
+            for (int i = 0; i < times; ++i) change_twice();
             static_cast<void>(sysfs_.write_queue(index_, attribute, usual_));
             return "";
         };

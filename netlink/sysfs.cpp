@@ -240,21 +240,25 @@ Result<void> Sysfs::write_queue(std::uint32_t index, std::string_view attribute,
     return write_attribute(index, attribute, std::to_string(value));
 }
 
-Result<void> Sysfs::write_attribute(std::uint32_t index, std::string_view attribute,
-                                    std::string_view text) const {
+Result<Fd> Sysfs::open_queue(std::uint32_t index, std::string_view attribute) const {
     const std::string path =
         root_ + "sys/block/" + device_name(index) + "/queue/" + std::string(attribute);
-    const std::string act = "set " + path + " to " + std::string(text);
-    const Fd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-    if (!file) {
-        const Kind kind = errno == ENOENT                     ? Kind::unsupported
-                          : errno == EACCES || errno == EPERM ? Kind::denied
-                                                              : Kind::internal;
-        return errno_error(kind, act, errno);
-    }
-    if (::write(file.get(), text.data(), text.size()) < 0)
-        return errno_error(Kind::refused, act, errno);
-    return {};
+    Fd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (file) return file;
+    const Kind kind = errno == ENOENT                     ? Kind::unsupported
+                      : errno == EACCES || errno == EPERM ? Kind::denied
+                                                          : Kind::internal;
+    return errno_error(kind, "set " + path, errno);
+}
+
+Result<void> Sysfs::write_attribute(std::uint32_t index, std::string_view attribute,
+                                    std::string_view text) const {
+    const Fd file = TRY(open_queue(index, attribute));
+    if (::write(file.get(), text.data(), text.size()) >= 0) return {};
+    return errno_error(
+        Kind::refused,
+        "set " + std::string(attribute) + " of " + device_name(index) + " to " + std::string(text),
+        errno);
 }
 
 std::optional<std::string> Sysfs::scheduler(std::uint32_t index) const {

@@ -2,6 +2,7 @@
 // What the kernel says of nbd devices in /sys and /proc, and who uses them.
 #pragma once
 
+#include "client/base/fd.h"
 #include "client/base/result.h"
 
 #include <cstdint>
@@ -56,6 +57,8 @@ public:
     /// Writes one queue/ attribute, for instance ("max_sectors_kb", 64). Right after connect only.
     Result<void> write_queue(std::uint32_t index, std::string_view attribute,
                              std::uint64_t value) const;
+    /// The same attribute open for writing, for changes that must follow each other at once.
+    Result<Fd> open_queue(std::uint32_t index, std::string_view attribute) const;
     /// The I/O scheduler in use ("none"); with the same caution.
     std::optional<std::string> scheduler(std::uint32_t index) const;
     /// Right after connect only; the kernel loads a scheduler it does not have yet.

@@ -40,6 +40,7 @@ struct Options {
     std::optional<std::chrono::seconds> duration;
     std::optional<milliseconds> pulse;
     unsigned threads = 1;
+    bool sync = false;
     std::size_t block = 4096;
     std::uint64_t size = 0;  // bytes to use; 0 is the whole file
 };
@@ -263,7 +264,8 @@ Tally write_and_check(const Options& options, int fd) {
 [[noreturn]] void usage() {
     std::fputs(
         "usage: verify FILE [--seconds S] [--until-file FILE] [--threads N] [--block BYTES]\n"
-        "              [--size BYTES] [--pulse MS] [--timeline FILE]\n"
+        "              [--size BYTES] [--sync] [--pulse MS] [--timeline FILE]\n"
+        "--sync: each write is followed by a flush;\n"
         "--pulse: four more threads, which pause between two operations, so that some begin in an\n"
         "outage; --timeline: when each operation that took 50 ms or more began and ended\n",
         stderr);
@@ -276,6 +278,7 @@ Options parse(int argc, char** argv) {
                                    {"threads", required_argument, nullptr, 't'},
                                    {"block", required_argument, nullptr, 'b'},
                                    {"size", required_argument, nullptr, 'z'},
+                                   {"sync", no_argument, nullptr, 'y'},
                                    {"pulse", required_argument, nullptr, 'p'},
                                    {"timeline", required_argument, nullptr, 'l'},
                                    {nullptr, 0, nullptr, 0}};
@@ -296,6 +299,9 @@ Options parse(int argc, char** argv) {
                 break;
             case 'z':
                 options.size = std::stoull(optarg);
+                break;
+            case 'y':
+                options.sync = true;
                 break;
             case 'p':
                 options.pulse = milliseconds(std::stoul(optarg));
@@ -323,7 +329,8 @@ int main(int argc, char** argv) {
     sigaddset(&terminate, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &terminate, nullptr);
 
-    const int fd = open(options.file.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+    const int sync = options.sync ? O_DSYNC : 0;
+    const int fd = open(options.file.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC | sync);
     const off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     if (end < 0) {
         std::fprintf(stderr, "verify: cannot open %s: %s\n", options.file.c_str(),

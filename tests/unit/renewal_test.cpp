@@ -45,18 +45,28 @@ protected:
     void inflight(const std::string& words) const {
         kernel.root.write("sys/block/nbd0/inflight", words + "\n");
     }
-    /// A write of the attribute takes until somebody reads there, as one in the kernel takes until
-    /// the requests under way are answered.
-    void writes_take_long() {
+    /// After `quick` of them, a write of the attribute takes until the driver is reconfigured, as
+    /// one in the kernel takes until the requests under way are answered.
+    void writes_take_long(int quick = 1) {
         const std::string path = kernel.root.path() + "/" + attribute;
+        const std::string full = path + ".full";
         std::filesystem::remove(path);
         ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
-        usual_ = std::jthread([path] {
-            const Fd fifo(::open(path.c_str(), O_WRONLY));
-            EXPECT_EQ(::write(fifo.get(), "128\n", 4), 4);
+        ASSERT_EQ(::mkfifo(full.c_str(), 0600), 0);
+        pipe_ = Fd(::open(full.c_str(), O_RDWR | O_NONBLOCK));
+        ASSERT_EQ(::fcntl(pipe_.get(), F_SETPIPE_SZ, 4096), 4096);
+        const std::string filling(4096 - static_cast<std::size_t>(quick) * 3, '-');
+        ASSERT_EQ(::write(pipe_.get(), filling.data(), filling.size()),
+                  static_cast<ssize_t>(filling.size()));
+        usual_ = std::jthread([path, full] {
+            // Whoever asks for the value waits for it while the pipe is put in its place.
+            const Fd value(::open(path.c_str(), O_WRONLY));
+            EXPECT_EQ(::rename(full.c_str(), path.c_str()), 0);
+            EXPECT_EQ(::write(value.get(), "128\n", 4), 4);
         });
-        kernel.on_reconfigure = [this, path](const ReconfigureRequest&) -> std::optional<Error> {
-            reader_ = Fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK));
+        kernel.on_reconfigure = [this](const ReconfigureRequest&) -> std::optional<Error> {
+            std::array<char, 4096> rest{};
+            EXPECT_GT(::read(pipe_.get(), rest.data(), rest.size()), 0);
             return std::nullopt;
         };
     }
@@ -77,7 +87,7 @@ protected:
 
 private:
     std::jthread usual_;
-    Fd reader_;
+    Fd pipe_;
 };
 
 TEST_F(Renewal, WhileRequestsAreHeldBack) {
@@ -95,6 +105,13 @@ TEST_F(Renewal, NotWithARequestUnderWay) {
     EXPECT_FALSE(was_adopted(fresh.ours.get()));
     EXPECT_TRUE(is_old_alive());
     EXPECT_TRUE(kernel.reconfigures().empty());
+}
+
+TEST_F(Renewal, NotBeforeAFirstChangeHasWaitedForWhatIsNotCounted) {
+    writes_take_long(0);
+    renew();
+    EXPECT_FALSE(was_adopted(fresh.ours.get()));
+    EXPECT_TRUE(is_old_alive());
 }
 
 TEST_F(Renewal, NotWhileNewRequestsMayCome) {
