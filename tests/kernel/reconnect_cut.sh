@@ -22,7 +22,7 @@ start_load /dev/nbd0 --threads 8 --size 8388608
 echo 'one of four'
 for victim in 1 3; do
     before=$(ports) replaced=$(field nbd0 RECONNECTS)
-    order_proxy cable cut "$victim"
+    order cable cut "$victim"
     wait_until 10 reconnects $((replaced + 1)) || fail 'the connection is not replaced'
     await_field 10 nbd0 STATE attached
     check_eq 'connections' "$(ports | wc -l)" 4
@@ -32,7 +32,7 @@ done
 
 echo 'all four'
 before=$(ports)
-order_proxy cable cutall
+order cable cutall
 wait_until 10 reconnects 6 || fail 'the connections are not replaced'
 await_field 10 nbd0 STATE attached
 check_eq 'connections' "$(ports | wc -l)" 4

@@ -15,115 +15,22 @@
 //   delay MS    hold every piece of data for so long
 //   count       say how many connections live
 
+#include "tests/lab/tool.h"
+
 #include <algorithm>
-#include <arpa/inet.h>
-#include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <fcntl.h>
 #include <list>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <optional>
 #include <poll.h>
-#include <string>
-#include <string_view>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
-#include <utility>
 #include <vector>
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using lab::Address;
+using lab::Descriptor;
 using std::chrono::milliseconds;
-
-[[noreturn]] void die(const std::string& what) {
-    std::fprintf(stderr, "cut_proxy: %s: %s\n", what.c_str(), std::strerror(errno));
-    std::exit(1);
-}
-
-class Descriptor {
-public:
-    explicit Descriptor(int fd = -1) : fd_(fd) {}
-    ~Descriptor() {
-        if (fd_ >= 0) close(fd_);
-    }
-    Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    Descriptor& operator=(Descriptor&& other) noexcept {
-        std::swap(fd_, other.fd_);
-        return *this;
-    }
-    int get() const { return fd_; }
-    explicit operator bool() const { return fd_ >= 0; }
-
-private:
-    int fd_;
-};
-
-std::optional<int> number(std::string_view text) {
-    int value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
-    return value;
-}
-
-// /PATH or IPV4:PORT, as the socket calls want it.
-struct Address {
-    explicit Address(const std::string& text) : text_(text) {
-        if (text.starts_with('/')) {
-            auto* unix_address = reinterpret_cast<sockaddr_un*>(&storage_);
-            unix_address->sun_family = AF_UNIX;
-            text.copy(unix_address->sun_path, sizeof(unix_address->sun_path) - 1);
-            length_ = sizeof(sockaddr_un);
-            return;
-        }
-        auto* inet_address = reinterpret_cast<sockaddr_in*>(&storage_);
-        const std::size_t colon = text.rfind(':');
-        const auto port = number(std::string_view(text).substr(colon + 1));
-        inet_address->sin_family = AF_INET;
-        if (colon == std::string::npos || !port ||
-            inet_pton(AF_INET, text.substr(0, colon).c_str(), &inet_address->sin_addr) != 1) {
-            errno = EINVAL;
-            die(text);
-        }
-        inet_address->sin_port = htons(static_cast<std::uint16_t>(*port));
-        length_ = sizeof(sockaddr_in);
-    }
-
-    Descriptor listen() const {
-        Descriptor fd(socket(storage_.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        const int on = 1;
-        setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-        forget();
-        if (bind(fd.get(), get(), length_) < 0 || ::listen(fd.get(), 64) < 0)
-            die("cannot listen on " + text_);
-        return fd;
-    }
-
-    // Takes the name of a unix socket away, so that dialling it fails at once.
-    void forget() const {
-        if (storage_.ss_family == AF_UNIX) unlink(text_.c_str());
-    }
-
-    Descriptor connect() const {  // empty when nobody answers; local, so it never takes long
-        Descriptor fd(socket(storage_.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        return ::connect(fd.get(), get(), length_) == 0 ? std::move(fd) : Descriptor();
-    }
-
-private:
-    const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage_); }
-
-    std::string text_;
-    sockaddr_storage storage_{};
-    socklen_t length_ = 0;
-};
 
 void prepare(int fd) {
     const int on = 1;
@@ -166,20 +73,14 @@ struct Connection {
 class Proxy {
 public:
     Proxy(const std::string& listen, const std::string& target, const std::string& control)
-        : address_(listen), target_(target), listener_(address_.listen()) {
-        unlink(control.c_str());
-        if (mkfifo(control.c_str(), 0600) < 0) die("cannot make " + control);
-        control_ = Descriptor(
-            open(control.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));  // RDWR: no end of file
-        if (!control_) die("cannot open " + control);
-    }
+        : address_(listen), target_(target), listener_(address_.listen()), orders_(control) {}
 
     [[noreturn]] void run() {
         for (;;) {
             if (!frozen_) pump();
-            std::vector<pollfd> waits{{control_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
+            std::vector<pollfd> waits{{orders_.fd(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
             const int timeout = gather(waits);
-            if (poll(waits.data(), waits.size(), timeout) < 0 && errno != EINTR) die("poll");
+            if (poll(waits.data(), waits.size(), timeout) < 0 && errno != EINTR) lab::die("poll");
             if (waits[1].revents != 0) welcome();
             if (waits[0].revents != 0) read_orders();
         }
@@ -235,20 +136,14 @@ private:
     }
 
     void read_orders() {
-        char buffer[512];
-        const ssize_t n = read(control_.get(), buffer, sizeof(buffer));
-        orders_.append(buffer, n > 0 ? static_cast<std::size_t>(n) : 0);
-        for (std::size_t end; (end = orders_.find('\n')) != std::string::npos;
-             orders_.erase(0, end + 1)) {
-            const std::string order = orders_.substr(0, end);
-            const std::size_t space = std::min(order.find(' '), order.size());
+        while (const auto order = orders_.take()) {
+            const std::size_t space = std::min(order->find(' '), order->size());
             const auto argument =
-                number(std::string_view(order).substr(std::min(space + 1, order.size())));
-            const bool known = obey(order.substr(0, space), argument);
+                lab::number(std::string_view(*order).substr(std::min(space + 1, order->size())));
+            const bool known = obey(order->substr(0, space), argument);
             const std::string answer =
-                order == "count" ? ' ' + std::to_string(connections_.size()) : "";
-            std::printf("%s %s%s\n", known ? "ok" : "bad", order.c_str(), answer.c_str());
-            std::fflush(stdout);
+                *order == "count" ? ' ' + std::to_string(connections_.size()) : "";
+            lab::Orders::answer(known, *order + answer);
         }
     }
 
@@ -275,9 +170,8 @@ private:
     Address address_;
     Address target_;
     Descriptor listener_;
-    Descriptor control_;
     std::list<Connection> connections_;
-    std::string orders_;
+    lab::Orders orders_;
     milliseconds delay_{0};
     bool frozen_ = false;
 };

@@ -216,21 +216,26 @@ tls_count() { # NAME; one of the kernel's own counters
     awk -v name="$1" '$1 == name { print $2 }' /proc/net/tls_stat
 }
 
-# --- the proxy that breaks connections
+# --- the proxy that breaks connections, and the server that commits faults of TLS
 
 start_proxy() { # NAME LISTEN TARGET
     start_server "$1" "$2" "$LAB_TOOLS/lab_cut_proxy" "$2" "$3" "/run/$1.orders"
 }
 
-# Gives the proxy NAME an order and waits until it is carried out; prints the answer.
-order_proxy() { # NAME ORDER...
+serve_faulty() { # NAME LISTEN FILE [SETTING=VALUE...]; with the certificate `server`
+    start_server "$1" "$2" "$LAB_TOOLS/lab_tls_server" "$2" "$3" "$LAB_SCRATCH/tls/server" "${@:4}"
+}
+
+# Gives what takes its orders from /run/NAME.orders one and waits until it is carried out; prints
+# the answer.
+order() { # NAME ORDER...
     local name=$1 log="$LAB_SCRATCH/$1.log" before
     shift
     before=$(wc -l <"$log")
     echo "$*" >"/run/$name.orders"
-    wait_until 10 lines_after "$log" "$before" || fail "proxy $name does not answer '$*'"
+    wait_until 10 lines_after "$log" "$before" || fail "$name does not answer '$*'"
     tail -n +$((before + 1)) "$log"
-    tail -n 1 "$log" | grep -q '^ok' || fail "proxy $name refuses '$*'"
+    tail -n 1 "$log" | grep -q '^ok' || fail "$name refuses '$*'"
 }
 
 lines_after() { # FILE COUNT
