@@ -51,8 +51,9 @@ constexpr auto blind_loyalty = 60s;
 
 /// Who ended a connection: the side that sent its FIN first. Only TCP tells, and only until the
 /// server has answered our FIN with its own; then a server that has said nothing since it was
-/// asked, for as long as the request timer, is taken for one that was given up.
-DeathCause cause_of_death(int socket, std::chrono::milliseconds timeout) {
+/// asked, for as long as the request timer, is taken for one that was given up. That alone counts
+/// over the kernel's TLS: a record without data (new keys, an alert) makes the driver end it too.
+DeathCause cause_of_death(int socket, bool kernel_tls, std::chrono::milliseconds timeout) {
     tcp_info info{};
     socklen_t length = sizeof info;
     if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) != 0)
@@ -64,7 +65,7 @@ DeathCause cause_of_death(int socket, std::chrono::milliseconds timeout) {
         case TCP_FIN_WAIT1:
         case TCP_FIN_WAIT2:
         case TCP_CLOSING:
-            return DeathCause::timer;
+            return kernel_tls && !unanswered ? DeathCause::unknown : DeathCause::timer;
         case TCP_CLOSE_WAIT:
         case TCP_LAST_ACK:
             return DeathCause::peer;
@@ -211,7 +212,8 @@ private:
             if (fds[i].revents == 0) continue;
             const int beyond = links_[i].beyond_relay.get();
             const DeathCause cause =
-                cause_of_death(beyond < 0 ? fds[i].fd : beyond, state_.timeout);
+                cause_of_death(beyond < 0 ? fds[i].fd : beyond, links_[i].offload == offload_kernel,
+                               state_.timeout);
             // Dead for us must be dead for the driver, or it would not take a new socket in its
             // place; and for the server, or it would get the same requests twice.
             abort_connection(fds[i].fd);

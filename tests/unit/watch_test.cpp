@@ -7,13 +7,16 @@
 #include "tests/unit/fake_kernel.h"
 #include "tests/unit/test_server.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <gtest/gtest.h>
 #include <optional>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <thread>
+#include <vector>
 
 namespace nbd {
 namespace {
@@ -66,7 +69,9 @@ protected:
 
     /// Attaches and starts to watch.
     void start(unsigned connections) { start(request(connections)); }
-    void start(const AttachRequest& wanted) {
+    void start(
+        const AttachRequest& wanted,
+        const std::function<void(Attachment&)>& adapt = [](Attachment&) {}) {
         Dialer dialer(wanted);
         ASSERT_TRUE(dialer.resolve(Deadline::in(5s)));
         auto plan = negotiate(wanted, dialer, Deadline::in(5s));
@@ -76,6 +81,7 @@ protected:
         ASSERT_TRUE(attachment) << attachment.error().what;
         ASSERT_TRUE(server.wait_for_serving(attachment->connections.size()));
         kernel.forget_reconfigures();  // what attaching asked for
+        adapt(*attachment);
         begin(wanted, *std::move(attachment), std::move(dialer));
     }
     void begin(const AttachRequest& wanted, Attachment attachment, Dialer dialer) {
@@ -195,6 +201,37 @@ TEST_F(WatchTest, AConnectionTheKernelDropsIsReplaced) {
     kernel.drop_link(0, 1);
     ASSERT_TRUE(reaches(LinkState::attached, 2, 1));
     EXPECT_EQ(kernel.live_slots(0), 2U);
+}
+
+/// What the kernel was asked for between its first new connection and the second.
+std::vector<ReconfigureRequest> after_first(const std::vector<ReconfigureRequest>& asked) {
+    const auto has_socket = [](const ReconfigureRequest& one) { return !one.sockets.empty(); };
+    const auto first = std::ranges::find_if(asked, has_socket);
+    if (first == asked.end()) return {};
+    return {first + 1, std::find_if(first + 1, asked.end(), has_socket)};
+}
+
+TEST_F(WatchTest, AConnectionTheKernelEndsWasTooSlowForItsTimer) {
+    start(request(1), [](Attachment& attachment) { attachment.status.timeout = 4s; });
+    for (unsigned reconnects : {1U, 2U}) {
+        kernel.drop_link(0, 0);
+        ASSERT_TRUE(reaches(LinkState::attached, 1, reconnects));
+    }
+    const auto asked = after_first(kernel.reconfigures());
+    ASSERT_EQ(asked.size(), 1U);
+    EXPECT_EQ(asked[0].timeout, 0s) << "patient from now on";
+}
+
+TEST_F(WatchTest, OverTheKernelsTlsItMayHaveBeenARecordWithoutData) {
+    start(request(1), [](Attachment& attachment) {
+        attachment.status.timeout = 4s;
+        attachment.connections.at(0).offload = offload_kernel;
+    });
+    for (unsigned reconnects : {1U, 2U}) {
+        kernel.drop_link(0, 0);
+        ASSERT_TRUE(reaches(LinkState::attached, 1, reconnects));
+    }
+    EXPECT_TRUE(after_first(kernel.reconfigures()).empty()) << "its requests need the quick timer";
 }
 
 TEST_F(WatchTest, WorksWithoutLinkEvents) {
