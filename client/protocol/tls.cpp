@@ -30,6 +30,8 @@ constexpr unsigned last_type = 23;   // application_data
 /// More records than any handshake has, and than a server may put before its answer.
 constexpr std::size_t max_empty_records = 64;
 constexpr std::size_t longest_quote = 32;
+constexpr const char* meddler_hint =
+    "something between here and the server may meddle with the connection";
 
 Error insecure(std::string cause, std::string hint = {}) {
     return {Kind::insecure, std::move(cause), std::move(hint)};
@@ -161,6 +163,10 @@ void TlsStream::begin_counting() {
 
 Error TlsStream::failure() {
     open_ = false;
+    if (shaken_ && observed_.trouble.alert < 0)
+        return insecure(
+            "what the server sends does not belong to this connection (" + drain_tls_errors() + ")",
+            meddler_hint);
     return explain_tls_failure(observed_.trouble, observed_.context->policy());
 }
 
@@ -185,18 +191,17 @@ Error TlsStream::closed() {
 Error TlsStream::rejected(const Deadline& deadline) {
     for (std::size_t records = 0; records < max_empty_records; ++records) {
         if (auto fed = feed_record(deadline); !fed) return std::move(fed).error();
-        if (!wants_more()) break;
+        if (peek() != SSL_ERROR_WANT_READ) break;
     }
     return observed_.trouble.alert >= 0 ? failure() : closed();
 }
 
-/// Whether OpenSSL has digested what it was given and there is nothing in it for us.
-bool TlsStream::wants_more() {
+/// What OpenSSL makes of what it was given: SSL_ERROR_WANT_READ if there is nothing in it for us.
+int TlsStream::peek() {
     std::byte byte{};
     std::size_t count = 0;
     ERR_clear_error();
-    const int done = SSL_peek_ex(ssl_.get(), &byte, 1, &count);
-    return SSL_get_error(ssl_.get(), done) == SSL_ERROR_WANT_READ;
+    return SSL_get_error(ssl_.get(), SSL_peek_ex(ssl_.get(), &byte, 1, &count));
 }
 
 /// Reads one record from the socket and gives it to OpenSSL.
@@ -213,7 +218,7 @@ Result<void> TlsStream::feed_record(const Deadline& deadline) {
         open_ = false;
         return insecure(
             "the server sends something else than TLS: " + quoted(Reader(header).rest_as_text()),
-            "something between here and the server may meddle with the connection");
+            meddler_hint);
     }
     any_record_ = true;
     std::vector<std::byte> body(length);
@@ -303,7 +308,10 @@ Result<ConnectionKeys> TlsStream::take_keys(const Deadline& deadline) {
     // A late session ticket must not reach the kernel, which has no use for it but to fail.
     for (std::size_t late = 0; is_readable(fd_) && late < max_empty_records; ++late) {
         TRY(feed_record(deadline));
-        if (!wants_more()) break;
+        const int state = peek();
+        if (state == SSL_ERROR_ZERO_RETURN) return closed();
+        if (state == SSL_ERROR_NONE) break;
+        if (state != SSL_ERROR_WANT_READ) return failure();
     }
     TRY(flush(deadline));
     if (SSL_has_pending(ssl_.get()) != 0 || BIO_pending(incoming_) != 0 || is_readable(fd_))

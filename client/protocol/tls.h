@@ -60,7 +60,7 @@ private:
     Error failure();
     Error closed();
     Error rejected(const Deadline& deadline);
-    bool wants_more();
+    int peek();
     Result<ConnectionKeys> derive_keys() const;
 
     SocketStream socket_;

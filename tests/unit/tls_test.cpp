@@ -297,44 +297,79 @@ TEST(Tls, TheKeysGoOnWhereTheStreamEnds) {
     }
 }
 
-/// Why the keys cannot be taken once a server has done something after its last answer.
-std::string hand_over_error(int version, void (*deed)(SSL*)) {
-    const TlsServer server({.identity = &store(), .version = version, .after_go = [deed](SSL* ssl) {
-                                deed(ssl);
-                                char byte = 0;
-                                SSL_read(ssl, &byte, 1);
-                            }});
-    const auto context = client_context(check("store.example"), &authority());
-    EXPECT_TRUE(context);
-    const Fd fd = server.connect();
-    const auto stream = protect(server, fd.get(), **context);
-    EXPECT_TRUE(stream);
-    const std::string go = script::info_option(script::opt_go, "disk");
-    EXPECT_TRUE((*stream)->write_all(std::as_bytes(std::span(go)), soon()));
-    std::array<std::byte, 20 + 12 + 20> reply{};
-    EXPECT_TRUE((*stream)->read_exactly(reply, soon()));
-    EXPECT_TRUE(wait_for(fd.get(), POLLIN, soon()));
-    const auto keys = (*stream)->take_keys(soon());
-    return keys ? "" : keys.error().what;
+/// A record that OpenSSL cannot decrypt.
+void send_nonsense(SSL* ssl) {
+    constexpr std::array<unsigned char, 5 + 32> record = {23, 3, 3, 0, 32};
+    EXPECT_EQ(::send(SSL_get_fd(ssl), record.data(), record.size(), 0),
+              static_cast<ssize_t>(record.size()));
 }
 
-TEST(Tls, AServerThatSpeaksFirstKeepsItsConnection) {
-    for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION})
-        EXPECT_EQ(hand_over_error(version,
-                                  [](SSL* ssl) {
-                                      std::size_t written = 0;
-                                      SSL_write_ex(ssl, "early", 5, &written);
-                                  }),
-                  "the server speaks before it is asked");
+/// A server that does something once the export is open, and a client that has read its answer.
+struct Opened {
+    explicit Opened(std::function<void(SSL*)> then, int version)
+        : server({.identity = &store(), .version = version, .after_go = [then](SSL* ssl) {
+                      then(ssl);
+                      char byte = 0;
+                      SSL_read(ssl, &byte, 1);
+                  }}) {
+        stream = *protect(server, fd.get(), *context);
+        const std::string go = script::info_option(script::opt_go, "disk");
+        EXPECT_TRUE(stream->write_all(std::as_bytes(std::span(go)), soon()));
+        std::array<std::byte, 20 + 12 + 20> reply{};
+        EXPECT_TRUE(stream->read_exactly(reply, soon()));
+        EXPECT_TRUE(wait_for(fd.get(), POLLIN, soon()));
+    }
+    TlsServer server;
+    std::unique_ptr<TlsContext> context = *client_context(check("store.example"), &authority());
+    Fd fd = server.connect();
+    std::unique_ptr<TlsStream> stream;
+};
+
+TEST(Tls, TheKernelGetsNoConnectionOnWhichMoreWasSaid) {
+    const auto speak = [](SSL* ssl) {
+        std::size_t written = 0;
+        SSL_write_ex(ssl, "early", 5, &written);
+    };
+    const auto change_keys = [](SSL* ssl) {
+        SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
+        SSL_do_handshake(ssl);
+    };
+    const auto leave = [](SSL* ssl) { SSL_shutdown(ssl); };
+    const struct {
+        std::function<void(SSL*)> then;
+        std::vector<int> versions;
+        std::string what;
+    } cases[] = {
+        {speak, {TLS1_2_VERSION, TLS1_3_VERSION}, "the server speaks before it is asked"},
+        {change_keys, {TLS1_3_VERSION}, "the server has changed its keys in the handshake"},
+        {leave, {TLS1_2_VERSION, TLS1_3_VERSION}, "the connection was closed by the server"},
+        {send_nonsense,
+         {TLS1_2_VERSION, TLS1_3_VERSION},
+         "what the server sends does not belong to this connection"},
+    };
+    for (const auto& one : cases) {
+        for (const int version : one.versions) {
+            SCOPED_TRACE(one.what + ", version " + std::to_string(version));
+            const Opened opened(one.then, version);
+            const auto keys = opened.stream->take_keys(soon());
+            ASSERT_FALSE(keys);
+            EXPECT_EQ(keys.error().what.substr(0, one.what.size()), one.what);
+        }
+    }
 }
 
-TEST(Tls, AKeyUpdateBeforeTheHandOverIsNoticed) {
-    EXPECT_EQ(hand_over_error(TLS1_3_VERSION,
-                              [](SSL* ssl) {
-                                  SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
-                                  SSL_do_handshake(ssl);
-                              }),
-              "the server has changed its keys in the handshake");
+TEST(Tls, WhatCannotBeDecryptedHasItsOwnWords) {
+    for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+        const Opened opened(send_nonsense, version);
+        std::array<std::byte, 1> more{};
+        const auto read = opened.stream->read_exactly(more, soon());
+        ASSERT_FALSE(read);
+        EXPECT_EQ(read.error().kind, Kind::insecure);
+        EXPECT_TRUE(read.error().what.starts_with(
+            "what the server sends does not belong to this connection ("))
+            << read.error().what;
+        EXPECT_NE(read.error().hint.find("meddle"), std::string::npos);
+    }
 }
 
 TEST(Tls, AMuteServerIsNotWaitedForLongerThanAllowed) {
