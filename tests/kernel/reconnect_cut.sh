@@ -12,7 +12,6 @@ ports() { local_ports 10810; }
 same_ports() { # BEFORE: how many of them are still there
     comm -12 <(echo "$1") <(ports) | wc -l
 }
-reconnects() { [ "$(field nbd0 RECONNECTS)" -ge "$1" ]; }
 
 expect_exit 0 client attach --connections 4 nbd://127.0.0.1:10810/ /dev/nbd0
 before=$(ports)
@@ -23,7 +22,7 @@ echo 'one of four'
 for victim in 1 3; do
     before=$(ports) replaced=$(field nbd0 RECONNECTS)
     order cable cut "$victim"
-    wait_until 10 reconnects $((replaced + 1)) || fail 'the connection is not replaced'
+    wait_until 10 has_reconnected nbd0 $((replaced + 1)) || fail 'the connection is not replaced'
     await_field 10 nbd0 STATE attached
     check_eq 'connections' "$(ports | wc -l)" 4
     check_eq 'connections that stayed' "$(same_ports "$before")" 3
@@ -33,7 +32,7 @@ done
 echo 'all four'
 before=$(ports)
 order cable cutall
-wait_until 10 reconnects 6 || fail 'the connections are not replaced'
+wait_until 10 has_reconnected nbd0 6 || fail 'the connections are not replaced'
 await_field 10 nbd0 STATE attached
 check_eq 'connections' "$(ports | wc -l)" 4
 check_eq 'connections that stayed' "$(same_ports "$before")" 0

@@ -39,8 +39,6 @@ carried_rightly() {
         "$by_kernel $by_kernel $by_relay" ]
 }
 
-has_reconnected() { [ "$(field nbd0 RECONNECTS)" -ge "$1" ]; } # COUNT
-
 commit() { # FAULT; on every connection at once
     local answer
     answer=$(order store "$1")
@@ -52,7 +50,7 @@ is_survived() { # FAULT...; each is new connections
     for fault; do
         before=$(field nbd0 RECONNECTS)
         commit "$fault"
-        wait_until 20 has_reconnected $((before + connections)) ||
+        wait_until 20 has_reconnected nbd0 $((before + connections)) ||
             fail "$offload: $fault on $connections connections is followed by" \
                 "$(($(field nbd0 RECONNECTS) - before)) new ones"
         pause "0.$((RANDOM % 5 + 1))"

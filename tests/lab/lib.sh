@@ -334,12 +334,25 @@ kill_watchdog() { # DEVICE; a read that it has left behind may go on waiting for
     wait_until 5 has_ended "$pid" || fail 'the watchdog does not die'
 }
 
+# Lines `PROCESS COUNT`: who has how many connections to the port open.
+holders_of() { # PORT
+    local sockets
+    sockets=$(awk -v port="$(printf ':%04X' "$1")" \
+        '$3 ~ port "$" && $4 == "01" { print "socket:[" $10 "]" }' /proc/net/tcp)
+    { find /proc/[0-9]*/fd -type l -printf '%h %l\n' 2>/dev/null || true; } |
+        grep -F "$sockets" | awk -F/ '{ n[$3]++ } END { for (pid in n) print pid, n[pid] }'
+}
+
 field() { # DEVICE COLUMN: one cell of the list
     client list --raw --noheadings --bytes -o "$2" "$1"
 }
 
 field_is() { # DEVICE COLUMN VALUE
     [ "$(field "$1" "$2")" = "$3" ]
+}
+
+has_reconnected() { # DEVICE COUNT: so often at least
+    [ "$(field "$1" RECONNECTS)" -ge "$2" ]
 }
 
 await_field() { # SECONDS DEVICE COLUMN VALUE

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # The core scenarios one after the other in one guest, each with a fresh driver; all, or those named.
-# lab: needs nbdkit sfdisk
-# lab: time=720
+# lab: needs nbdkit openssl sfdisk
+# lab: time=1200
 set -uo pipefail
 
 kernel=$LAB_ROOT/tests/kernel own=${0%/*} base=$LAB_SCRATCH
-scenarios=("$kernel"/{attach_netlink,attach_ioctl,partitions,detach_outage,reconnect_cut}.sh
-    "$own"/{kills,frozen,watchdog,resize,loop}.sh)
+scenarios=("$kernel"/{attach_netlink,attach_ioctl,partitions,detach_outage,reconnect_cut,tls_signals}.sh
+    "$own"/{kills,frozen,watchdog,resize,loop,tls}.sh)
 failed=()
 
 chosen() { # FILE
