@@ -133,3 +133,6 @@ expect_exit 8 client attach "$by_tcp" --tls-ca "$ca" --tls-offload require
 check_match 'the hint' "$err" $'\nhint: modprobe tls'
 expect_exit 8 client attach "$by_tcp" --tls-ca "$ca" --essential
 check_match 'the reason' "$err" 'no TLS for any of the ciphers, and a process in between can wait'
+expect_exit 1 client -swap -x -A "$ca" 127.0.0.1 10809 /dev/nbd0 -N store
+check_match 'the reason' "$err" 'cannot let the kernel protect .*, and a process in between can wait'
+detached nbd0 || fail 'a refusal leaves a device'
