@@ -31,8 +31,12 @@ using namespace std::chrono_literals;
 
 /// How long a server may take to answer what is under way; new requests wait as long.
 constexpr auto longest_drain = 400ms;
+/// How long a server may take to close a connection that we have.
+constexpr auto longest_goodbye = 300ms;
+/// The same if it has to answer something before.
+constexpr auto longest_answer = 1s;
 /// More pairs of changes than there is time for.
-constexpr int pairs = 20;
+constexpr int pairs = 1000;
 /// The driver sees the end of a connection within milliseconds.
 constexpr auto longest_death = 2s;
 
@@ -72,8 +76,8 @@ public:
 
     /// Whether no request is under way, and none can come while the change under way lasts. It may
     /// have begun a moment ago and may end in milliseconds: nothing here sleeps. A flush is not
-    /// counted as in flight; but the first change of a pair has waited for it, and the second has
-    /// begun before a new one could.
+    /// counted as in flight: but the first change of a pair has waited for it, and the second
+    /// follows at once.
     bool is_quiet() const {
         const unsigned step = step_ != nullptr ? step_->load() : 0;
         if (step % 4 != 3) return false;
@@ -132,12 +136,21 @@ bool becomes_quiet(const HeldBack& held) {
     return false;
 }
 
-Result<void> replace(int old_socket, const ReconfigureRequest& request, Kernel& kernel) {
-    abort_connection(old_socket);
-    const auto end = Clock::now() + longest_death;
-    for (;;) {
+Result<void> replace(int old_socket, const ReconfigureRequest& request, Kernel& kernel,
+                     const Sysfs& sysfs) {
+    // What has come between all the same is answered before the server closes; what comes now is
+    // sent again at once.
+    ::shutdown(old_socket, SHUT_WR);
+    const auto begin = Clock::now();
+    for (bool ended = false;;) {
         TRY(kernel.reconfigure(request));
-        if (was_adopted(request.sockets.front()) || Clock::now() > end) return {};
+        const auto waited = Clock::now() - begin;
+        if (was_adopted(request.sockets.front()) || waited > longest_death) return {};
+        const bool something_to_lose = sysfs.inflight(request.index) != 0;
+        if (!ended && waited > (something_to_lose ? longest_answer : longest_goodbye)) {
+            abort_connection(old_socket);
+            ended = true;
+        }
         std::this_thread::sleep_for(2ms);
     }
 }
@@ -155,7 +168,7 @@ Result<void> renew(int old_socket, const ReconfigureRequest& request, Kernel& ke
                    const Sysfs& sysfs) {
     const HeldBack held(request.index, sysfs);
     if (!becomes_quiet(held)) return {};
-    return replace(old_socket, request, kernel);
+    return replace(old_socket, request, kernel, sysfs);
 }
 
 }  // namespace nbd

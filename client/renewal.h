@@ -7,9 +7,9 @@
 
 namespace nbd {
 
-/// Holds new requests back for a moment until the driver has none under way, then ends `old_socket`
-/// and gives the driver the one socket of `request` instead. A request under way would otherwise
-/// wait for its timer. Without such a moment the old connection lives on: the caller sees by its
+/// Holds new requests back for a moment until the driver has none under way, then ends `old_socket`,
+/// which the kernel encrypts, and gives the driver the one socket of `request` instead. A request
+/// that the server does not answer before it closes the old connection waits for its timer. Without such a moment the old connection lives on: the caller sees by its
 /// own socket whether it was taken. To be called where it may take a second, and for ever if the
 /// kernel hangs.
 Result<void> renew(int old_socket, const ReconfigureRequest& request, Kernel& kernel,

@@ -214,6 +214,7 @@ private:
             const DeathCause cause =
                 cause_of_death(beyond < 0 ? fds[i].fd : beyond, links_[i].offload == offload_kernel,
                                state_.timeout);
+            if (cause != DeathCause::timer) let_reader_finish(fds[i].fd);
             // Dead for us must be dead for the driver, or it would not take a new socket in its
             // place; and for the server, or it would get the same requests twice.
             abort_connection(fds[i].fd);

@@ -14,6 +14,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 #include <thread>
 #include <unistd.h>
@@ -307,6 +308,12 @@ Result<void> prepare_for_kernel(int fd, std::chrono::seconds keepalive) {
 void reset_on_close(int fd, bool yes) {
     const linger how{.l_onoff = yes ? 1 : 0, .l_linger = 0};
     ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, sizeof how);
+}
+
+void let_reader_finish(int fd) {
+    int unread = 0;
+    for (int i = 0; i < 50 && ::ioctl(fd, FIONREAD, &unread) == 0 && unread > 0; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 void abort_connection(int fd) {

@@ -77,6 +77,10 @@ Result<void> prepare_for_kernel(int fd, std::chrono::seconds keepalive);
 /// gone over another connection would undo them.
 void reset_on_close(int fd, bool yes);
 
+/// Waits until another reader of a connection that has ended has read what came before, for 50 ms
+/// at most: an answer that is thrown away would be missed until its request's timer.
+void let_reader_finish(int fd);
+
 /// Ends a connection, through whichever descriptor, without delivering what is left to send.
 void abort_connection(int fd);
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Feeds bytes to the nbdtab parser: every line ends as a record, a complaint or nothing.
+#include "client/attach_options.h"
+#include "client/nbdtab.h"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-
-#include "client/attach_options.h"
-#include "client/nbdtab.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const std::string text(data, data + size);

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -29,6 +31,7 @@ public:
 struct Disk {
     int fd;
     std::uint64_t size;
+    std::chrono::milliseconds flush_time{};  // at least
 };
 
 /// One connection. The numbers are those of the NBD protocol document, not the program's constants.
@@ -145,6 +148,7 @@ private:
             case cmd_write:
                 return pwrite(disk_.fd, data_.data(), length, offset) == done ? no_error : error_io;
             case cmd_flush:
+                std::this_thread::sleep_for(disk_.flush_time);
                 return fdatasync(disk_.fd) == 0 ? no_error : error_io;
             case cmd_trim:
                 return no_error;

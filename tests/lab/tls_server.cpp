@@ -11,6 +11,7 @@
 //   at-option  a fault that each connection commits before its first answer inside TLS
 //   version    1.2 or 1.3: the only one          ciphers   of TLS 1.2 or of 1.3, OpenSSL's names
 //   tickets    after the handshake (2)           record    most bytes of data in a record (16384)
+//   flush      how many milliseconds a flush takes
 //   padding    to which multiples of bytes TLS 1.3 fills records up (0: none)
 //
 // and a fault
@@ -250,8 +251,8 @@ private:
 constexpr std::array<std::string_view, 8> faults = {
     "key-update", "key-update-requested", "ticket", "alert", "close-notify", "corrupt", "fin",
     "rst"};
-constexpr std::array<std::string_view, 7> names = {"orders",  "at-option", "version", "ciphers",
-                                                   "tickets", "record",    "padding"};
+constexpr std::array<std::string_view, 8> names = {"orders",  "at-option", "version", "ciphers",
+                                                   "tickets", "record",    "padding", "flush"};
 
 class Server {
 public:
@@ -260,9 +261,10 @@ public:
         : settings_(std::move(settings)),
           context_(SSL_CTX_new(TLS_server_method())),
           file_(open(file.c_str(), O_RDWR | O_CLOEXEC)) {
-        disk_ = {file_.get(), static_cast<std::uint64_t>(lseek(file_.get(), 0, SEEK_END))};
+        disk_ = {file_.get(), static_cast<std::uint64_t>(lseek(file_.get(), 0, SEEK_END)), {}};
         if (!file_) lab::die("cannot open " + file);
         record_ = number_of("record", largest_fragment);
+        disk_.flush_time = std::chrono::milliseconds(number_of("flush", 0));
         if (!set_up(pair)) {
             ERR_print_errors_fp(stderr);
             std::exit(1);

@@ -11,8 +11,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 
 namespace nbd {
@@ -333,6 +335,23 @@ struct Clogged {
         return winner ? std::move(winner->socket) : Fd();
     }
 };
+
+TEST(LetReaderFinish, waits_for_what_came_before_the_end) {
+    Clogged link;
+    ASSERT_EQ(::send(link.theirs.get(), "answer", 6, 0), 6);
+    ::shutdown(link.theirs.get(), SHUT_WR);
+    std::thread reader([&link] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        std::array<char, 16> bytes{};
+        EXPECT_EQ(::recv(link.ours.get(), bytes.data(), bytes.size(), 0), 6);
+    });
+    let_reader_finish(link.ours.get());
+    int unread = -1;
+    EXPECT_EQ(::ioctl(link.ours.get(), FIONREAD, &unread), 0);
+    EXPECT_EQ(unread, 0);
+    reader.join();
+    abort_connection(link.ours.get());
+}
 
 TEST(AbortConnection, delivers_nothing_that_was_still_to_be_sent) {
     for (const bool shut_before : {false, true}) {
