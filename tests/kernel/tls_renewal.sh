@@ -48,4 +48,4 @@ done
 # There is nearly always a flush under way.
 renew_under_load 10810 1 100 --threads 4 --sync
 # On a busy machine a request may slip in between the last look and the end of the connection.
-[ "$waited" -le 1 ] || fail 'requests have waited for their timers'
+[ "$waited" -le 2 ] || fail 'requests have waited for their timers'
