@@ -8,10 +8,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <memory>
+#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <poll.h>
@@ -29,6 +32,8 @@ using namespace std::chrono_literals;
 constexpr std::size_t capacity = 256 * 1024;
 /// What OpenSSL takes from the socket at once: several records.
 constexpr std::size_t read_ahead = 128 * 1024;
+/// The same encrypted, in records of up to 16 KiB with at most 29 bytes each for themselves.
+constexpr std::size_t sealed_capacity = capacity + capacity / 256;
 constexpr auto goodbye_limit = 100ms;
 constexpr std::size_t goodbye_size = 28;
 
@@ -67,14 +72,14 @@ public:
         SSL_set_default_read_buffer_len(session, read_ahead);
         SSL_set_read_ahead(session, 1);
         SSL_alloc_buffers(session);
+        seal_into_memory();
     }
 
     void run() {
         while (!server_ended_ || !replies_.empty()) {
-            wait();
-            if (kernel_left()) return say_goodbye();
+            if (!wait()) return say_goodbye();
             take_requests();
-            while (!requests_.empty() && !kernel_left() && send_record()) {
+            while (unsent() && !kernel_left() && send_sealed()) {
             }
             take_replies();
             give_replies();
@@ -82,28 +87,43 @@ public:
     }
 
 private:
-    void wait() {
-        const short from_server =
-            static_cast<short>((replies_.empty() && !server_ended_ ? receive_needs_ : 0) |
-                               (requests_.empty() ? 0 : send_needs_));
-        const short from_kernel =
-            static_cast<short>(POLLRDHUP | (requests_.empty() && !server_deaf_ ? POLLIN : 0) |
-                               (replies_.empty() ? 0 : POLLOUT));
+    /// Records are collected: each system call for itself would cost more than encrypting them.
+    void seal_into_memory() {
+        BIO* sessions = nullptr;
+        BIO* ours = nullptr;
+        server_ended_ = BIO_new_bio_pair(&sessions, sealed_capacity, &ours, 1) != 1;
+        if (server_ended_) return;
+        SSL_set0_wbio(session_, sessions);
+        sealed_.reset(ours);
+    }
+
+    /// False once the kernel has left.
+    bool wait() {
+        const short from_server = static_cast<short>(
+            (replies_.empty() && !server_ended_ ? receive_needs_ : 0) | (unsent() ? POLLOUT : 0));
+        const short from_kernel = static_cast<short>(POLLRDHUP | (wants_requests() ? POLLIN : 0) |
+                                                     (replies_.empty() ? 0 : POLLOUT));
         // A socket of which nothing is wanted would still tell of its end, again and again.
         std::array<pollfd, 2> fds = {pollfd{plain_, from_kernel, 0},
                                      pollfd{from_server == 0 ? -1 : server_, from_server, 0}};
         ::poll(fds.data(), fds.size(), more_replies_ && replies_.empty() ? 0 : -1);
+        return (fds[0].revents & (POLLRDHUP | POLLHUP | POLLERR)) == 0;
     }
 
     /// Also when it was the driver's timer, or the watchdog, that shut the kernel's end. Looked at
-    /// before each record: we may have been stopped for any time.
+    /// before each sending: we may have been stopped for any time.
     bool kernel_left() const {
         pollfd entry{plain_, POLLRDHUP, 0};
         return ::poll(&entry, 1, 0) > 0;
     }
 
+    bool unsent() const {
+        return !server_deaf_ && (!requests_.empty() || BIO_ctrl_pending(sealed_.get()) > 0);
+    }
+    bool wants_requests() const { return !server_deaf_ && !unsent(); }
+
     void take_requests() {
-        if (requests_.empty() && !server_deaf_) receive_requests();
+        if (wants_requests()) receive_requests();
     }
 
     bool receive_requests() {
@@ -119,29 +139,40 @@ private:
         return true;
     }
 
-    /// Whether an operation can be completed later, and what it needs for that.
-    bool can_go_on(int done, short& needs) {
-        const int state = SSL_get_error(session_, done);
-        needs = state == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT;
-        return state == SSL_ERROR_WANT_READ || state == SSL_ERROR_WANT_WRITE;
+    /// Encrypts what there is room for.
+    void seal() {
+        while (!requests_.empty()) {
+            ERR_clear_error();
+            std::size_t count = 0;
+            const auto content = requests_.content();
+            const int done = SSL_write_ex(session_, content.data(), content.size(), &count);
+            if (done != 1) {
+                if (SSL_get_error(session_, done) != SSL_ERROR_WANT_WRITE) stop_sending();
+                return;
+            }
+            requests_.drop(count);
+            renew_key();
+        }
+    }
+
+    /// The server may still have said something before.
+    void stop_sending() {
+        server_deaf_ = true;
+        requests_.clear();
     }
 
     /// False when the socket takes no more.
-    bool send_record() {
-        ERR_clear_error();
-        std::size_t count = 0;
-        const auto content = requests_.content();
-        const int done = SSL_write_ex(session_, content.data(), content.size(), &count);
-        if (done == 1) {
-            requests_.drop(count);
-            renew_key();
-            return true;
-        }
-        if (can_go_on(done, send_needs_)) return false;
-        // It may still have said something before.
-        server_deaf_ = true;
-        requests_.clear();
-        return false;
+    bool send_sealed() {
+        seal();
+        char* records = nullptr;
+        const int size = BIO_nread0(sealed_.get(), &records);
+        if (size <= 0 || server_deaf_) return false;
+        const ssize_t count =
+            ::send(server_, records, static_cast<std::size_t>(size), MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (count < 0 && errno != EAGAIN) stop_sending();
+        if (count <= 0) return false;
+        BIO_nread(sealed_.get(), &records, static_cast<int>(count));
+        return true;
     }
 
     void renew_key() {
@@ -158,7 +189,9 @@ private:
             const auto room = replies_.room();
             const int done = SSL_read_ex(session_, room.data(), room.size(), &count);
             if (done != 1) {
-                server_ended_ = !can_go_on(done, receive_needs_);
+                const int state = SSL_get_error(session_, done);
+                receive_needs_ = state == SSL_ERROR_WANT_WRITE ? POLLOUT : POLLIN;
+                server_ended_ = state != SSL_ERROR_WANT_READ && state != SSL_ERROR_WANT_WRITE;
                 return;
             }
             receive_needs_ = POLLIN;
@@ -183,22 +216,26 @@ private:
         while (!server_deaf_ && receive_requests()) {
         }
         const Writer disconnect = encode_disconnect();
-        if (requests_.content().size() > goodbye_size || server_deaf_ || server_ended_ ||
-            !std::ranges::equal(last_, disconnect.bytes()))
+        if (requests_.content().size() > goodbye_size || BIO_ctrl_pending(sealed_.get()) > 0 ||
+            server_deaf_ || server_ended_ || !std::ranges::equal(last_, disconnect.bytes()))
             return;
-        const Deadline deadline = Deadline::in(goodbye_limit);
-        while (!requests_.empty()) {
-            if (send_record()) continue;
-            if (server_deaf_ || !wait_for(server_, send_needs_, deadline)) return;
-        }
+        seal();
         ERR_clear_error();
         SSL_shutdown(session_);
+        const Deadline deadline = Deadline::in(goodbye_limit);
+        while (unsent())
+            if (!send_sealed() && (server_deaf_ || !wait_for(server_, POLLOUT, deadline))) return;
         for (int left = 1; ::ioctl(server_, SIOCOUTQ, &left) == 0 && left > 0;)
             if (deadline.expired() || !pause_until(deadline.at_most(1ms))) return;
         reset_on_close(server_, false);
     }
 
+    struct FreeBio {
+        void operator()(BIO* bio) const { BIO_free(bio); }
+    };
+
     SSL* session_;
+    std::unique_ptr<BIO, FreeBio> sealed_;  ///< our end of where the session writes
     int server_;
     int plain_;
     std::uint64_t renew_after_;
@@ -206,7 +243,6 @@ private:
     Buffer replies_;
     std::array<std::byte, goodbye_size> last_{};  ///< of what the kernel has sent
     std::uint64_t sent_records_ = 0;
-    short send_needs_ = POLLOUT;
     short receive_needs_ = POLLIN;
     bool more_replies_ = true;  ///< OpenSSL may hold some that no poll() tells of
     bool server_deaf_ = false;  ///< it takes nothing any more

@@ -8,9 +8,13 @@
 #include "tests/unit/tls_server.h"
 
 #include <chrono>
+#include <functional>
 #include <future>
 #include <gtest/gtest.h>
+#include <linux/sockios.h>
+#include <poll.h>
 #include <random>
+#include <sys/ioctl.h>
 #include <vector>
 
 namespace nbd {
@@ -306,7 +310,39 @@ TEST_F(RelayTest, TheGoodbyeArrives) {
 /// What the server gets of a connection that is given up while it does not read.
 class GivenUp : public RelayTest {
 protected:
-    void give_up_with(const std::string& last_words) {
+    /// More than all buffers take together.
+    void say_too_much() {
+        const std::string piece(1 << 16, 'w');
+        for (int quiet = 0; quiet < 10;) {
+            const ssize_t count =
+                ::send(plain_.get(), piece.data(), piece.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+            quiet = count > 0 ? 0 : quiet + 1;
+            if (count < 0) std::this_thread::sleep_for(5ms);
+        }
+    }
+
+    /// The relay has taken all but a last one, and cannot pass on what it has.
+    void say_goodbyes_until_one_is_left() {
+        const int little = 1;
+        ::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
+        for (int quiet = 0; quiet < 1000;) {
+            int left = 0;
+            ASSERT_EQ(::ioctl(plain_.get(), SIOCOUTQ, &left), 0);
+            const bool full = !is_writable(socket_.get());
+            quiet = full && left > 0 ? quiet + 1 : 0;
+            if (left == 0) {
+                ASSERT_TRUE(say(full ? goodbye() : std::string(4096, 'w')));
+            }
+            if (quiet > 0) std::this_thread::sleep_for(100us);
+        }
+    }
+
+    static bool is_writable(int fd) {
+        pollfd entry{fd, POLLOUT, 0};
+        return ::poll(&entry, 1, 0) > 0;
+    }
+
+    void give_up_after(const std::function<void()>& last_words) {
         std::promise<void> gone;
         const auto has_gone = gone.get_future().share();
         std::promise<int> end;
@@ -318,31 +354,29 @@ protected:
             }
             end.set_value(errno);
         }});
-        // More than all buffers take together.
-        const std::string piece(1 << 16, 'w');
-        for (int quiet = 0; quiet < 10;) {
-            const ssize_t count =
-                ::send(plain_.get(), piece.data(), piece.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-            quiet = count > 0 ? 0 : quiet + 1;
-            if (count < 0) std::this_thread::sleep_for(5ms);
-        }
-        if (!last_words.empty())
-            ::send(plain_.get(), last_words.data(), last_words.size(), MSG_DONTWAIT);
+        last_words();
         const auto then = Clock::now();
         ::shutdown(plain_.get(), SHUT_RDWR);
+        gone.set_value();
         relay_.join();
         EXPECT_LT(ended_at_ - then, 200ms);
-        gone.set_value();
         EXPECT_EQ(end.get_future().get(), ECONNRESET);
     }
 };
 
 TEST_F(GivenUp, NothingComesLate) {
-    give_up_with("");
+    give_up_after([&] { say_too_much(); });
 }
 
 TEST_F(GivenUp, NotEvenIfTheDriverSaidGoodbyeBehindIt) {
-    give_up_with(goodbye());
+    give_up_after([&] {
+        say_too_much();
+        ::send(plain_.get(), goodbye().data(), goodbye().size(), MSG_DONTWAIT);
+    });
+}
+
+TEST_F(GivenUp, NotEvenIfOnlyTheGoodbyeIsStillToBeTaken) {
+    give_up_after([&] { say_goodbyes_until_one_is_left(); });
 }
 
 TEST_F(RelayTest, WithoutAGoodbyeTheConnectionIsReset) {
