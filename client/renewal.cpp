@@ -31,10 +31,8 @@ using namespace std::chrono_literals;
 
 /// How long a server may take to answer what is under way; new requests wait as long.
 constexpr auto longest_drain = 400ms;
-/// How long a server may take to close a connection that we have.
-constexpr auto longest_goodbye = 300ms;
-/// The same if it has to answer something before.
-constexpr auto longest_answer = 1s;
+/// How long a server may take to answer what it still has and to close a connection that we have.
+constexpr auto longest_goodbye = 1s;
 /// More pairs of changes than there is time for.
 constexpr int pairs = 1000;
 /// The driver sees the end of a connection within milliseconds.
@@ -136,8 +134,7 @@ bool becomes_quiet(const HeldBack& held) {
     return false;
 }
 
-Result<void> replace(int old_socket, const ReconfigureRequest& request, Kernel& kernel,
-                     const Sysfs& sysfs) {
+Result<void> replace(int old_socket, const ReconfigureRequest& request, Kernel& kernel) {
     // What has come between all the same is answered before the server closes; what comes now is
     // sent again at once.
     ::shutdown(old_socket, SHUT_WR);
@@ -146,8 +143,7 @@ Result<void> replace(int old_socket, const ReconfigureRequest& request, Kernel& 
         TRY(kernel.reconfigure(request));
         const auto waited = Clock::now() - begin;
         if (was_adopted(request.sockets.front()) || waited > longest_death) return {};
-        const bool something_to_lose = sysfs.inflight(request.index) != 0;
-        if (!ended && waited > (something_to_lose ? longest_answer : longest_goodbye)) {
+        if (!ended && waited > longest_goodbye) {
             abort_connection(old_socket);
             ended = true;
         }
@@ -168,7 +164,7 @@ Result<void> renew(int old_socket, const ReconfigureRequest& request, Kernel& ke
                    const Sysfs& sysfs) {
     const HeldBack held(request.index, sysfs);
     if (!becomes_quiet(held)) return {};
-    return replace(old_socket, request, kernel, sysfs);
+    return replace(old_socket, request, kernel);
 }
 
 }  // namespace nbd
